@@ -1,0 +1,106 @@
+"""Files the project does not ship: where they are looked for, where they come from, which flag supplies them.
+
+The one place that touches the network. It imports nothing heavy, so that what is missing is said within seconds,
+before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from synthicl.errors import UserError
+from synthicl.files import write_whole
+
+NETWORK_TIMEOUT = 2.0  # seconds to wait for a host before it counts as out of reach
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: ``$SYNTHICL_CACHE``, or ``~/.cache/synthicl``."""
+    return Path(os.environ.get("SYNTHICL_CACHE") or Path.home() / ".cache" / "synthicl")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file or folder that a component needs and the project does not ship.
+
+    Attributes:
+        what: what it is, for a reader: "DINOv2 ViT-B/14 weights".
+        flag: the command-line flag that supplies a local copy.
+        places: where it is looked for, in order.
+        source: the address it comes from; empty where it can only be supplied by hand.
+    """
+
+    what: str
+    flag: str
+    places: tuple[Path, ...]
+    source: str = ""
+
+    def find(self) -> Path | None:
+        """The first place that exists, or None."""
+        return next((place for place in self.places if place.exists()), None)
+
+    def missing_line(self) -> str:
+        """One line: what is missing, where it was looked for, where it comes from, the flag."""
+        looked = ", ".join(str(place) for place in self.places)
+        origin = f"; it comes from {self.source}, which is out of reach" if self.source else ""
+        return f"{self.what}: not found (looked for {looked}{origin}). Supply it with {self.flag}=PATH."
+
+
+def reachable(url: str, timeout: float = NETWORK_TIMEOUT) -> bool:
+    """Whether the host of ``url`` accepts a connection within ``timeout`` seconds, name lookup included."""
+    parts = urlsplit(url)
+
+    def connect() -> bool:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with socket.create_connection((parts.hostname or "", port), timeout):
+            return True
+
+    pool = ThreadPoolExecutor(1)  # a name lookup has no timeout of its own
+    try:
+        return pool.submit(connect).result(timeout)
+    except (OSError, FutureTimeoutError):
+        return False
+    finally:
+        pool.shutdown(wait=False)
+
+
+def require(assets: Iterable[Asset]) -> None:
+    """Check that every asset lies on disk or can be downloaded.
+
+    Raises:
+        UserError: one line for each asset that is neither.
+    """
+    absent = [asset for asset in assets if asset.find() is None]
+    with ThreadPoolExecutor(max(len(absent), 1)) as pool:
+        can_download = list(pool.map(lambda asset: bool(asset.source) and reachable(asset.source), absent))
+    lines = [asset.missing_line() for asset, ok in zip(absent, can_download, strict=True) if not ok]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def obtain(asset: Asset) -> Path:
+    """The asset's local path; a single file that is missing is downloaded to its last place, whole or not at all.
+
+    Raises:
+        UserError: it is missing and cannot be downloaded.
+    """
+    found = asset.find()
+    if found is not None:
+        return found
+    require([asset])
+    target = asset.places[-1]
+    print(f"Downloading {asset.what} from {asset.source} to {target}", flush=True)
+    try:
+        write_whole(target, lambda path: urllib.request.urlretrieve(asset.source, path))
+    except (urllib.error.URLError, urllib.error.ContentTooShortError) as error:
+        raise UserError(f"{asset.source}: download failed ({error}). Supply the file with {asset.flag}=PATH.") from error
+    return target

@@ -1,0 +1,105 @@
+"""Differentiable augmentation with parameters drawn once and replayed.
+
+The family is the reference's (linear-gradient-matching): horizontal flip, random resized crop, Gaussian noise, on
+images in [0, 1] before normalisation, not clamped. kornia draws flips and boxes; because both are affine, one
+``grid_sample`` applies them (kornia's own warps cost as much as a small backbone). Parameters of all images of a step are drawn at once,
+identically on every rank, and indexed by whoever needs some of them; noise fields are too large for that and are drawn image by image from
+seeds that are part of the parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import kornia.augmentation as K
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from synthicl.randomness import derive_seed, keyed_generator
+
+
+@dataclass(frozen=True)
+class AugmentationParameters:
+    """What is done to each of N images.
+
+    Attributes:
+        boxes: (N, 4) left, top, width, height of the crop in pixels of the input.
+        flip: (N,) bool, mirrored left to right after the crop.
+        noisy: (N,) bool, noise is added.
+        noise_seeds: seed of each image's noise field.
+    """
+
+    boxes: Tensor
+    flip: Tensor
+    noisy: Tensor
+    noise_seeds: list[int]
+
+    def __getitem__(self, rows: slice) -> AugmentationParameters:
+        """The parameters of some of the images."""
+        return AugmentationParameters(self.boxes[rows], self.flip[rows], self.noisy[rows], self.noise_seeds[rows])
+
+
+@dataclass
+class Augmentation:
+    """Strength of the augmentation; it belongs to a dataset's configuration, since flips and small crops ruin digits.
+
+    Args:
+        flip: probability of a horizontal flip.
+        area: least and greatest share of the image that a crop keeps.
+        ratio: least and greatest aspect ratio of a crop.
+        noise_probability: probability that an image gets noise.
+        noise_mean: mean of the noise. The public code has 0.5, the paper says 0.
+        noise_std: standard deviation of the noise, in units of the [0, 1] range.
+    """
+
+    flip: float = 0.5
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    noise_probability: float = 0.5
+    noise_mean: float = 0.0
+    noise_std: float = 0.2
+
+    def draw(self, count: int, image_size: int, *key: int | str) -> AugmentationParameters:
+        """Draw the parameters of ``count`` square images of ``image_size`` pixels, as a function of ``key``."""
+        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
+            torch.manual_seed(derive_seed(*key))
+            crop = K.RandomResizedCrop((image_size, image_size), self.area, self.ratio, cropping_mode="resample")
+            corners = crop.forward_parameters(torch.Size((count, 3, image_size, image_size)))["src"]
+            flip, noisy = torch.rand(2, count) < torch.tensor([[self.flip], [self.noise_probability]])
+        left_top = corners[:, 0]
+        boxes = torch.cat([left_top, corners[:, 2] + 1 - left_top], 1)  # kornia's corners are inclusive
+        return AugmentationParameters(boxes, flip, noisy, [derive_seed(*key, row) for row in range(count)])
+
+    def apply(self, images: Tensor, parameters: AugmentationParameters, size: int) -> Tensor:
+        """Crop, flip and add noise.
+
+        Args:
+            images: (N, 3, S, S) in [0, 1].
+            parameters: of these N images.
+            size: resolution of the result in pixels.
+
+        Returns:
+            (N, 3, size, size), differentiable with respect to ``images``, not clamped.
+        """
+        boxes = parameters.boxes.to(images, non_blocking=True)
+        mirror = 1 - 2 * parameters.flip.to(images, non_blocking=True)
+        # An output in [-1, 1] maps to scale * output + shift in the input's [-1, 1] (pixel edges, align_corners off).
+        scale = boxes[:, 2:] / images.shape[-1]
+        shift = (2 * boxes[:, :2] + boxes[:, 2:]) / images.shape[-1] - 1
+        theta = images.new_zeros(len(images), 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0] * mirror, scale[:, 1], shift
+        grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+        views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        if self.noise_probability == 0:
+            return views
+        noise = torch.stack([self._noise(parameters, row, views) for row in range(len(views))])
+        return views + noise
+
+    def _noise(self, parameters: AugmentationParameters, row: int, views: Tensor) -> Tensor:
+        """The noise of one image, zero where it gets none."""
+        if not parameters.noisy[row]:
+            return torch.zeros_like(views[row])
+        generator = keyed_generator(parameters.noise_seeds[row], device=views.device)
+        noise = torch.randn(views.shape[1:], generator=generator, device=views.device)
+        return self.noise_mean + self.noise_std * noise.to(views.dtype)

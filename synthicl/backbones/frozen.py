@@ -1,0 +1,63 @@
+"""The frozen backbone: normalisation and network as one module that never trains."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from synthicl.assets import obtain
+from synthicl.backbones import backbone_spec
+
+
+class FrozenBackbone(nn.Module):
+    """A feature extractor with fixed weights, always in evaluation mode.
+
+    Args:
+        name: for example ``mini`` or ``dinov2_vitb14``.
+        weights: a local weights file; None for the bundled or downloaded one.
+
+    Attributes:
+        image_size: the resolution in pixels that it expects by default.
+        embed_dim: D, the length of an embedding.
+        fingerprint: SHA-256 of the weights file, 16 hex digits: what cached embeddings are filed under.
+
+    Raises:
+        UserError: unknown name, missing or unfitting weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str = "mini", weights: str | Path | None = None) -> None:
+        super().__init__()
+        spec = backbone_spec(name)
+        path = obtain(spec.weights_asset(weights))
+        self.name = name
+        self.licence = spec.licence
+        self.image_size = spec.image_size
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self.network = spec.build()
+        spec.load(self.network, path)
+        self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+        self.embed_dim: int = self.network.num_features
+
+    def train(self, mode: bool = True) -> FrozenBackbone:
+        """Stay in evaluation mode whatever is asked: a LightningModule calls ``train()`` on all it holds."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], not normalised; augmented images may leave the range.
+
+        Returns:
+            Embeddings (N, D).
+        """
+        return self.network((images - self.mean) / self.std)

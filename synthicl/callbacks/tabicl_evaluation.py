@@ -1,0 +1,149 @@
+"""TabICL at each validation: fitted on the current context rows, scored on val embeddings that were computed once."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from synthicl.assets import obtain
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.distiller import ContextRows, Distiller
+from synthicl.embeddings import embed_views
+from synthicl.errors import UserError
+from synthicl.evaluation.compare import score
+from synthicl.evaluation.protocol_choice import choose_protocol
+from synthicl.in_context.checkpoint import checkpoint_asset
+from synthicl.in_context.protocol import Protocol, check_protocol_name, fit_protocol
+from synthicl.probes.tabicl import TabICLProbe
+
+
+class TabICLScore(NamedTuple):
+    """What one evaluation gave."""
+
+    accuracy: float
+    cross_entropy: float
+    seconds: float
+
+
+class TabICLEvaluation(L.Callback):
+    """Score the synthetic images as TabICL's context; logs ``val/tabicl_accuracy`` for the checkpoint callback.
+
+    It runs on rank 0, with its own random state: how often one validates does not change the images.
+
+    Args:
+        checkpoint: TabICL checkpoint: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``.
+        model_path: a local checkpoint file that takes its place.
+        protocol: ``auto`` takes the candidate that is best on val with random real contexts; or a protocol's name, see
+            `synthicl.in_context.protocol`.
+        candidates: what ``auto`` chooses from.
+        n_estimators: ensemble members; None for the protocol's own number.
+        max_queries: val images to score at each validation, a random subset that is always the same; None for all.
+
+    Raises:
+        UserError: unknown protocol or checkpoint.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "mini",
+        model_path: str | None = None,
+        protocol: str = "auto",
+        candidates: tuple[str, ...] = ("rotated16", "rotated32", "rotated64", "pca16", "raw"),
+        n_estimators: int | None = None,
+        max_queries: int | None = None,
+    ) -> None:
+        for name in (protocol, *candidates):
+            check_protocol_name(name)
+        for flag, value in (("n_estimators", n_estimators), ("max_queries", max_queries)):
+            if value is not None and value < 1:
+                raise UserError(f"--tabicl.{flag}={value}: must be at least 1.")
+        self.checkpoint = checkpoint
+        self.model_path = obtain(checkpoint_asset(checkpoint, model_path))
+        self.protocol_name = protocol
+        self.candidates = candidates
+        self.n_estimators = n_estimators
+        self.max_queries = max_queries
+        self.protocol: Protocol | None = None
+        self._queries: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def prepare(self, trainer: L.Trainer, module: Distiller, split: str) -> None:
+        """Embed train and the split, and choose the protocol; a collective call. What is there already stays."""
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for name in dict.fromkeys(("train", "val", split)):
+            if name not in self._queries:
+                images = data.splits[name]
+                z = embed_views(
+                    module.backbone, images, module.crop_size, num_workers=data.num_workers, what=f"{name} images"
+                )
+                self._queries[name] = z[0], torch.from_numpy(images.labels)
+        if self.protocol is None:
+            if trainer.is_global_zero:
+                with isolate_rng():
+                    self.protocol = self._fit_protocol(module)
+            self.protocol = trainer.strategy.broadcast(self.protocol)
+
+    def _fit_protocol(self, module: Distiller) -> Protocol:
+        train, val = self._queries["train"], self._queries["val"]
+        if self.protocol_name != "auto":
+            return fit_protocol(self.protocol_name, train[0], self.n_estimators)
+        directions = min(len(train[0]), train[0].shape[1])
+        candidates = [name for name in self.candidates if int("0" + "".join(filter(str.isdigit, name))) <= directions]
+        if not candidates:
+            raise UserError(f"--tabicl.candidates: {len(train[0])} training images are too few for any of {self.candidates}.")
+        protocol, accuracy = choose_protocol(
+            candidates, train, self._subset(*val), module.ipc, self.model_path, self.n_estimators, module.device
+        )
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
+        print(f"TabICL protocol: {protocol.name}, chosen on val with random real contexts ({scores}).", flush=True)
+        return protocol
+
+    def _subset(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The queries of a validation."""
+        if self.max_queries is None or self.max_queries >= len(y):
+            return z, y
+        chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[: self.max_queries]
+        return z[chosen], y[chosen]
+
+    def evaluate(self, rows: ContextRows, split: str, device: torch.device) -> TabICLScore:
+        """Fit TabICL on context rows and score it on a split."""
+        assert self.protocol is not None
+        start = time.perf_counter()
+        probe = TabICLProbe(self.protocol, self.model_path, device)
+        z, y = self._queries[split]
+        queries = self._subset(z, y) if split == "val" else (z, y)
+        _, measured = score(probe, rows.embeddings.cpu(), rows.labels.cpu(), *queries)
+        return TabICLScore(measured["accuracy"], measured["cross_entropy"], time.perf_counter() - start)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compute what all validations share."""
+        assert isinstance(pl_module, Distiller)
+        self.prepare(trainer, pl_module, "val")
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score on val."""
+        if not trainer.sanity_checking:
+            self._score_and_log(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score on test, for ``train.py test``."""
+        self._score_and_log(trainer, pl_module, "test")
+
+    def _score_and_log(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        assert isinstance(module, Distiller)
+        self.prepare(trainer, module, split)
+        rows = module.context_rows()
+        result = None
+        if trainer.is_global_zero:
+            with isolate_rng():
+                result = self.evaluate(rows, split, module.device)
+        result = trainer.strategy.broadcast(result)
+        assert result is not None
+        self.log(f"{split}/tabicl_accuracy", np.float32(result.accuracy).item(), prog_bar=True)
+        self.log(f"{split}/tabicl_cross_entropy", result.cross_entropy)
+        self.log(f"{split}/tabicl_seconds", result.seconds)

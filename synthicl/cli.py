@@ -1,0 +1,73 @@
+"""The command lines: ``train.py`` (Lightning CLI: fit, validate, test) and what every command does with errors."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from synthicl import preflight
+from synthicl.errors import UserError
+from synthicl.files import disk_error
+
+
+
+def train(args: list[str] | None = None) -> int:
+    """Run ``train.py``.
+
+    Args:
+        args: command line without the program's name; None for this process's own.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    return guarded(lambda: _train(arguments))
+
+
+def _train(args: list[str]) -> None:
+    if args and not args[0].startswith("-"):
+        args = preflight.expand(args)
+        if not {"-h", "--help", "--print_config"} & set(args):
+            preflight.check(args)
+    from synthicl.training import run
+
+    run(args)
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run a command; a mistake of the user's becomes one line on stderr and exit code 2, an interruption 130 or 143.
+
+    Checkpoints are written whole at fixed steps and never while an error is handled, so the last one stays good.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command()
+    except UserError as error:
+        return _say(f"error: {error}", 2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)
+    except KeyboardInterrupt:
+        return _say("Interrupted.", 130)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
+            return _say("Interrupted. A run goes on from its last checkpoint with CKPT=PATH.", 130)
+        if error.code == 143:
+            return _say("Terminated. A run goes on from its last checkpoint with CKPT=PATH.", 143)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _say(line: str, code: int) -> int:
+    print(f"\n{line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise SystemExit(143)

@@ -1,0 +1,1 @@
+"""Labelled image datasets: how they are found on disk, split and read."""

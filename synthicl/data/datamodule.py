@@ -1,0 +1,92 @@
+"""The LightningDataModule: splits of a dataset, and the loaders that the Trainer asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from synthicl.data.datasets import dataset_spec
+from synthicl.data.images import SPLITS
+from synthicl.errors import UserError
+
+
+class ImageDataModule(L.LightningDataModule):
+    """A labelled image dataset.
+
+    Args:
+        name: for example ``digits``, ``imagenette``, or ``folder`` for one's own images.
+        root: where the images lie, or are downloaded to.
+        num_workers: processes that read images; 0 reads in the main process.
+
+    Attributes:
+        splits: ``train``, ``val`` and ``test``.
+        class_names: name of each class index.
+        num_classes: C.
+
+    Raises:
+        UserError: unknown name, missing files, or a class that is missing from a split.
+    """
+
+    def __init__(self, name: str = "digits", root: Path = Path("data"), num_workers: int = 0) -> None:
+        super().__init__()
+        spec = dataset_spec(name)
+        dataset = spec.load(Path(root))
+        self.name = name
+        self.root = Path(root)
+        self.licence = spec.licence
+        self.num_workers = num_workers
+        self.splits = dataset.splits
+        self.class_names = dataset.class_names
+        self.num_classes = len(self.class_names)
+        for split in SPLITS:
+            absent = set(range(self.num_classes)) - set(np.unique(self.splits[split].labels).tolist())
+            if absent:
+                names = ", ".join(repr(self.class_names[label]) for label in sorted(absent)[:5])
+                raise UserError(
+                    f"--data.root={root}: no {split} images of class {names}. Every class needs images in train, val "
+                    f"and test: add images, or lay the splits out as {root}/train, {root}/val and {root}/test."
+                )
+        self.batch_of_step: Callable[[int], Any] = int
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the remaining steps: what ``batch_of_step`` gives for a step number, by default the number.
+
+        The order of the data is a function of the step, so a run that was interrupted goes on where it was.
+        """
+        assert self.trainer is not None
+        steps = _Steps(self.trainer.max_steps, self.trainer.global_step)
+        # persistent workers would keep the callable of an earlier fit
+        return DataLoader(_Batches(self.batch_of_step), batch_size=None, sampler=steps, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[int]:
+        """One empty batch: validation is the callbacks' work, on embeddings computed once."""
+        return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
+
+    test_dataloader = val_dataloader
+
+
+class _Batches(Dataset[Any]):
+    def __init__(self, batch_of_step: Callable[[int], Any]) -> None:
+        self.batch_of_step = batch_of_step
+
+    def __getitem__(self, step: int) -> Any:
+        return self.batch_of_step(step)
+
+
+class _Steps(Sampler[int]):
+    """Step numbers from ``first`` on. Its length is that of the whole run, so that progress bars show the whole run."""
+
+    def __init__(self, steps: int, first: int) -> None:
+        self.steps = steps
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.steps))
+
+    def __len__(self) -> int:
+        return self.steps

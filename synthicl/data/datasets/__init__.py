@@ -1,0 +1,53 @@
+"""One file per family of datasets; each says where its images lie and how they split.
+
+A family defines ``REGISTERED``, a dict from name to `DatasetSpec`. Nothing here imports torch at module level.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthicl.assets import Asset
+from synthicl.data.images import LabelledImages
+from synthicl.registry import lookup
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A dataset found on disk, not read yet.
+
+    Attributes:
+        splits: ``train``, ``val`` and ``test``.
+        class_names: name of each class index.
+    """
+
+    splits: dict[str, LabelledImages]
+    class_names: list[str]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a family states about one of its datasets.
+
+    Attributes:
+        assets: the files it needs, given ``--data.root``.
+        load: finds and splits the images, given ``--data.root``.
+        licence: of the images.
+    """
+
+    assets: Callable[[Path], list[Asset]]
+    load: Callable[[Path], ImageDataset]
+    licence: str
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """The dataset called ``name``.
+
+    Raises:
+        UserError: there is none; the message lists the names.
+    """
+    spec: DatasetSpec = lookup(sys.modules[__name__], name, "--data.name")
+    return spec

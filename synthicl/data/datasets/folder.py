@@ -1,0 +1,89 @@
+"""`folder`: one's own images, one subfolder per class.
+
+``--data.root`` is either the folder of the classes, split 60 / 20 / 20 with seed 0, or a folder with ``train`` and
+``test`` (and perhaps ``val``) that each hold the classes. Where only ``train`` and ``val`` are given, ``val`` is the
+test split, and a stratified tenth of ``train`` is held out as ``val``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from synthicl.assets import Asset
+from synthicl.data.datasets import DatasetSpec, ImageDataset
+from synthicl.data.images import LabelledImages
+from synthicl.data.splits import stratified_split
+from synthicl.errors import UserError
+
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FRACTIONS = {"val": 0.2, "test": 0.2}  # of a folder that comes without splits
+VAL_OF_TRAIN = {"val": 0.1}  # of a dataset that comes without a val split
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The class subfolders of ``root`` in alphabetical order, hidden ones left out."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def scan(root: Path, class_names: list[str]) -> LabelledImages:
+    """List the images below ``root/<class>/``, in alphabetical order; nothing is opened.
+
+    Raises:
+        UserError: a file there is no image by its name, or a class folder is not one of ``class_names``.
+    """
+    paths: list[Path] = []
+    labels: list[int] = []
+    for folder in class_folders(root):
+        if folder.name not in class_names:
+            raise UserError(f"--data.root: class folder {folder} has no images in train. Add some, or remove it.")
+        for path in sorted(folder.rglob("*")):
+            if path.is_dir() or path.name.startswith("."):
+                continue
+            if path.suffix.lower() not in EXTENSIONS:
+                raise UserError(f"--data.root: {path} is not an image ({', '.join(sorted(EXTENSIONS))}). Remove it.")
+            paths.append(path)
+            labels.append(class_names.index(folder.name))
+    return LabelledImages(paths, np.array(labels, dtype=np.int64))
+
+
+def load(root: Path) -> ImageDataset:
+    """Find the images of a folder dataset and split them.
+
+    Raises:
+        UserError: no class folders, fewer than two classes, or a class without images.
+    """
+    has_splits = (root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())
+    train_root = root / "train" if has_splits else root
+    class_names = [folder.name for folder in class_folders(train_root)]
+    if len(class_names) < 2:
+        raise UserError(
+            f"--data.root={root}: found {len(class_names)} class folders in {train_root}. "
+            "Put the images of each class into a subfolder of its own; at least two classes are needed."
+        )
+    train = scan(train_root, class_names)
+    for label, name in enumerate(class_names):
+        if not (train.labels == label).any():
+            raise UserError(f"--data.root={root}: no images in class folder {train_root / name}. Add some, or remove it.")
+    if not has_splits:
+        parts = stratified_split(train.labels, FRACTIONS)
+        return ImageDataset({name: train.take(indices) for name, indices in parts.items()}, class_names)
+    return with_val({name: scan(root / name, class_names) for name in ("val", "test") if (root / name).is_dir()}, train, class_names)
+
+
+def with_val(held_out: dict[str, LabelledImages], train: LabelledImages, class_names: list[str]) -> ImageDataset:
+    """Complete train and one or two held-out splits to train, val and test (see the module's docstring)."""
+    if set(held_out) == {"val", "test"}:
+        return ImageDataset({"train": train, **held_out}, class_names)
+    (test,) = held_out.values()
+    parts = stratified_split(train.labels, VAL_OF_TRAIN)
+    return ImageDataset({"train": train.take(parts["train"]), "val": train.take(parts["val"]), "test": test}, class_names)
+
+
+def assets(root: Path) -> list[Asset]:
+    """The folder itself: it can only be supplied by hand."""
+    return [Asset("folder of images", "--data.root", (root,))]
+
+
+REGISTERED = {"folder": DatasetSpec(assets, load, "the images' own")}

@@ -1,0 +1,356 @@
+"""The LightningModule: wires images, backbone, objective and real side into the optimisation.
+
+One step: decode the pyramids, augment, embed, compare with the real side, back-propagate, Adam. The mathematics is in
+``objectives/`` and ``synthetic/``; memory and devices are in ``chunking.py`` and ``distributed.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from synthicl.augmentation import Augmentation
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.chunking import backpropagate_in_chunks, chunks
+from synthicl.context_set import to_uint8
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.data.transforms import crop_centre
+from synthicl.distributed import gather_rows, owned, world
+from synthicl.embeddings import embed_views
+from synthicl.errors import UserError
+from synthicl.objectives import LabelledEmbeddings, Objective
+from synthicl.randomness import keyed_generator
+from synthicl.real_side import Bank, OnlineBatches
+from synthicl.synthetic import SyntheticPyramid
+
+
+class ContextRows(NamedTuple):
+    """The synthetic images as a context would hold them.
+
+    Attributes:
+        images: (n, 3, S, S), uint8.
+        embeddings: (n, D), float32: clean embeddings of these 8-bit images.
+        labels: (n,), class indices.
+    """
+
+    images: Tensor
+    embeddings: Tensor
+    labels: Tensor
+
+
+class Distiller(L.LightningModule):
+    """Optimise ``ipc`` synthetic images per class so that an objective on their embeddings falls.
+
+    Args:
+        backbone: frozen feature extractor; the command line makes it from ``--backbone.*``.
+        num_classes: C; the command line takes it from the data.
+        objective: what is minimised.
+        ipc: images per class.
+        image_size: resolution S of the synthetic images, in pixels.
+        crop_size: resolution in pixels that the backbone sees; None for the backbone's own.
+        parameterisation: ``pyramid`` grows from 1 x 1 to S x S, ``pixels`` has the full resolution from the start.
+        init: how new levels begin, see `SyntheticPyramid`.
+        decorrelate: whether colours are stored decorrelated.
+        grow_every: steps between two levels of the pyramid. The reference has 200.
+        augmentation: strength of the augmentation on both sides; None for clean images.
+        views: augmented views of each synthetic image in a step; one without augmentation. The reference has 10.
+        real: ``bank`` compares with embeddings computed once, ``online`` with fresh images in each step.
+        bank_views: augmented views of each real image in the bank; 0 for one clean view.
+        bank_batch_size: real images of the bank used in a step; None for all.
+        lr: learning rate of Adam. The reference has 0.002.
+        lr_schedule: ``constant`` is the reference, ``cosine`` falls to zero at ``--trainer.max_steps``.
+        chunk_size: most images embedded at once; what memory depends on.
+        seed: seed of the optimisation. Backbone and splits do not depend on it.
+
+    Raises:
+        UserError: settings that do not fit together.
+    """
+
+    pyramid: SyntheticPyramid
+    strict_loading = False  # the backbone is not in the checkpoint
+
+    def __init__(
+        self,
+        backbone: FrozenBackbone,
+        num_classes: int,
+        objective: Objective,
+        ipc: int = 1,
+        image_size: int = 256,
+        crop_size: int | None = None,
+        parameterisation: Literal["pyramid", "pixels"] = "pyramid",
+        init: Literal["noise", "zero"] = "noise",
+        decorrelate: bool = True,
+        grow_every: int = 200,
+        augmentation: Augmentation | None = None,
+        views: int = 10,
+        real: Literal["bank", "online"] = "bank",
+        bank_views: int = 0,
+        bank_batch_size: int | None = None,
+        lr: float = 0.002,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+        chunk_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.objective = objective
+        self.ipc = ipc
+        self.image_size = image_size
+        self.crop_size = crop_size or backbone.image_size
+        self.parameterisation = parameterisation
+        self.init = init
+        self.decorrelate = decorrelate
+        self.grow_every = grow_every
+        self.augmentation = augmentation
+        self.views = views if augmentation is not None else 1
+        self.real = real
+        self.bank_views = bank_views
+        self.bank_batch_size = bank_batch_size
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.chunk_size = chunk_size
+        self.seed = seed
+        for flag, value in (("ipc", ipc), ("views", views), ("grow_every", grow_every), ("chunk_size", chunk_size)):
+            if value < 1:
+                raise UserError(f"--model.{flag}={value}: must be at least 1.")
+        if self.crop_size > image_size:
+            raise UserError(
+                f"--model.image_size={image_size} is smaller than the backbone's crop of {self.crop_size} px. "
+                f"Raise it, or lower --model.crop_size."
+            )
+        if bank_views and augmentation is None:
+            raise UserError(f"--model.bank_views={bank_views} needs --model.augmentation: there is nothing to vary.")
+
+    # Set-up
+
+    @property
+    def num_images(self) -> int:
+        """Number n of synthetic images on all ranks."""
+        return self.num_classes * self.ipc
+
+    @property
+    def labels(self) -> Tensor:
+        """Class index of each synthetic image, (n,): one class after the other."""
+        return torch.arange(self.num_classes, device=self.device).repeat_interleave(self.ipc)
+
+    def setup(self, stage: str) -> None:
+        """Create this rank's images, and ask for real batches if they are seen online."""
+        rank, ranks = world()
+        if ranks > self.num_images:
+            raise UserError(f"--trainer.devices: {ranks} devices for {self.num_images} images. Use at most one for each image.")
+        self.mine = owned(self.num_images, rank, ranks)
+        grows = self.parameterisation == "pyramid"
+        self.pyramid = SyntheticPyramid(self.mine, self.image_size, self.seed, self.init, grows, self.decorrelate)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, ImageDataModule)
+        if stage == "fit" and self.real == "online":
+            data.batch_of_step = OnlineBatches(
+                data.splits["train"], self.num_images * self.views, self.image_size, self.seed
+            )
+
+    def on_fit_start(self) -> None:
+        """Compute the embedding bank, or read it from disk."""
+        self._diverged = torch.zeros((), dtype=torch.bool, device=self.device)
+        if self.real == "bank":
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            augmented = self.bank_views > 0
+            z = embed_views(
+                self.backbone,
+                data.splits["train"],
+                self.crop_size,
+                augmentation=self.augmentation if augmented else None,
+                image_size=self.image_size if augmented else None,
+                views=self.bank_views if augmented else 1,
+                seed=self.seed,
+                num_workers=data.num_workers,
+                what="training images",
+            )
+            y = torch.from_numpy(data.splits["train"].labels)
+            self.bank = Bank(z.to(self.device), y.to(self.device), self.bank_batch_size, self.seed)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on the pyramids."""
+        return torch.optim.Adam(self.pyramid.parameters(), self.lr)
+
+    # One step
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One step; ``batch`` is the step number, or with ``online`` the step, real images and labels."""
+        step = int(batch[0] if self.real == "online" else batch)
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        # The reference counts steps from 0 and grows when step > 1 and (step - 1) % 200 == 0.
+        if step > 1 and (step - 1) % self.grow_every == 0 and not self.pyramid.is_complete:
+            self.pyramid.grow()
+            optimizer.state.clear()  # Adam starts afresh
+            optimizer.param_groups[0]["params"] = list(self.pyramid.parameters())
+        optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+
+        images = self.pyramid.decode()
+        leaf = images.detach().requires_grad_()
+        real = self.real_embeddings(step, batch)
+        labels = self.labels.repeat_interleave(self.views)
+        embed = self.view_embedder(leaf, step)
+
+        def loss_of(z: Tensor) -> Tensor:
+            generator = keyed_generator(self.seed, "objective", step)
+            reference = LabelledEmbeddings(real.z.to(z.dtype), real.y)
+            return self.objective(LabelledEmbeddings(z, labels), reference, self.num_classes, generator)
+
+        loss = backpropagate_in_chunks(
+            embed,
+            rows=len(leaf) * self.views,
+            chunk_size=self.chunk_size,
+            gather=lambda z: gather_rows(z, self.num_images),
+            first_row=self.mine.start * self.views,
+            loss_of=loss_of,
+            backward=self.manual_backward,
+        )
+        optimizer.zero_grad()
+        images.backward(leaf.grad)
+        optimizer.step()
+        self._diverged |= ~torch.isfinite(loss)
+        if (step + 1) % self.trainer.log_every_n_steps == 0:  # looking at the flag waits for the device
+            self.raise_if_diverged()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/lr", self.learning_rate(step))
+        self.log("train/resolution", float(self.pyramid.resolutions[len(self.pyramid.levels) - 1]))
+
+    def learning_rate(self, step: int) -> float:
+        """Adam's learning rate in a step."""
+        if self.lr_schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.trainer.max_steps))
+
+    def view_embedder(self, images: Tensor, step: int) -> Any:
+        """A function that embeds some rows: row r is view r % views of this rank's image r // views."""
+        count = self.num_images * self.views
+        if self.augmentation is None:
+            return lambda part: self._embed(crop_centre(images[part], self.crop_size))
+        augmentation = self.augmentation
+        everyone = augmentation.draw(count, self.image_size, self.seed, "synthetic", step)
+        parameters = everyone[self.mine.start * self.views : self.mine.stop * self.views]
+
+        def embed(part: slice) -> Tensor:
+            rows = torch.arange(part.start, part.stop, device=images.device) // self.views
+            return self._embed(augmentation.apply(images[rows], parameters[part], self.crop_size))
+
+        return embed
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Embed images; what comes out of 16-bit autocast becomes float32 for the objective."""
+        z: Tensor = self.backbone(images)
+        return z if z.dtype == torch.float64 else z.float()
+
+    @torch.no_grad()
+    def real_embeddings(self, step: int, batch: Any) -> LabelledEmbeddings:
+        """Real embeddings of a step: from the bank, or of the batch's images, each rank embedding its share."""
+        if self.real == "bank":
+            return self.bank(step)
+        _, pixels, y = batch
+        rank, ranks = world()
+        share = owned(len(y), rank, ranks)
+        images = pixels[share.start : share.stop].to(next(self.pyramid.parameters()).dtype) / 255
+        parameters = None
+        if self.augmentation is not None:
+            everyone = self.augmentation.draw(len(y), self.image_size, self.seed, "online", step)
+            parameters = everyone[share.start : share.stop]
+        parts = [torch.empty(0, self.backbone.embed_dim, device=self.device)]
+        for part in chunks(len(images), self.chunk_size):
+            if self.augmentation is not None and parameters is not None:
+                parts.append(self._embed(self.augmentation.apply(images[part], parameters[part], self.crop_size)))
+            else:
+                parts.append(self._embed(crop_centre(images[part], self.crop_size)))
+        return LabelledEmbeddings(gather_rows(torch.cat(parts), len(y)), y)
+
+    def raise_if_diverged(self) -> None:
+        """Stop if a loss was not finite.
+
+        Raises:
+            UserError: it was; the last checkpoint is from before.
+        """
+        if bool(self._diverged):
+            raise UserError(
+                f"The loss became NaN or infinite before step {self.global_step}. The last checkpoint is from before "
+                "that. Lower --model.lr, or use --trainer.precision=32-true, and go on from it with CKPT=PATH."
+            )
+
+    # What others read
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Nothing: callbacks look at `context_rows`."""
+
+    test_step = validation_step
+
+    @torch.no_grad()
+    def context_rows(self) -> ContextRows:
+        """The synthetic images of all ranks and their clean embeddings; a collective call."""
+        images = to_uint8(self.pyramid.decode())
+        parts = [torch.empty(0, self.backbone.embed_dim, device=self.device)]
+        with torch.autocast(self.device.type, enabled=False):
+            for part in chunks(len(images), self.chunk_size):
+                pixels = crop_centre(images[part], self.crop_size) / 255
+                parts.append(self.backbone(pixels.to(self.backbone.mean.dtype)).float())
+        return ContextRows(
+            gather_rows(images, self.num_images), gather_rows(torch.cat(parts), self.num_images), self.labels
+        )
+
+    # Checkpoints: all images and their optimiser state, whichever ranks hold them
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint and the run that resumes it must agree on."""
+        return {
+            "num_classes": self.num_classes,
+            "ipc": self.ipc,
+            "image_size": self.image_size,
+            "parameterisation": self.parameterisation,
+            "decorrelate": self.decorrelate,
+            "seed": self.seed,
+        }
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The pyramids alone: the backbone does not change and stays out of the checkpoint."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: tensor for name, tensor in state.items() if name.startswith("pyramid.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Gather images and optimiser state over ranks; a collective call."""
+        if hasattr(self, "_diverged"):
+            self.raise_if_diverged()
+        checkpoint["distillation"] = self.identity()
+        self._map_rows(checkpoint, lambda rows: gather_rows(rows.to(self.device), self.num_images).cpu())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take this rank's rows of a checkpoint that any number of ranks wrote.
+
+        Raises:
+            UserError: the checkpoint is of other images than this run's.
+        """
+        saved = checkpoint.get("distillation")
+        if saved is None:
+            raise UserError("--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder.")
+        for flag, value in self.identity().items():
+            if saved[flag] != value:
+                raise UserError(
+                    f"--model.{flag}={value}: the checkpoint was made with {saved[flag]}, which cannot change when a run "
+                    "goes on. Leave the flag out, or start a new run."
+                )
+        while f"pyramid.levels.{len(self.pyramid.levels)}" in checkpoint["state_dict"]:
+            self.pyramid.grow()
+        self._map_rows(checkpoint, lambda rows: rows[self.mine.start : self.mine.stop].clone())
+
+    @staticmethod
+    def _map_rows(checkpoint: dict[str, Any], function: Any) -> None:
+        """Apply a function to every tensor whose first dimension counts images."""
+        checkpoint["state_dict"] = {name: function(rows) for name, rows in checkpoint["state_dict"].items()}
+        for optimizer in checkpoint.get("optimizer_states", []):
+            optimizer["state"] = {
+                parameter: {name: function(value) if value.ndim else value for name, value in state.items()}
+                for parameter, state in optimizer["state"].items()
+            }

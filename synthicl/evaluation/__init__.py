@@ -1,0 +1,1 @@
+"""Evaluation protocols: from context sets and probes to rows of results."""

@@ -1,0 +1,87 @@
+"""How certain an accuracy is, and whether two differ.
+
+Wilson for one proportion; bootstrap over queries and draws for means over draws; differences are paired on the queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+RESAMPLES = 4000
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927), which holds its rate near 1 as well."""
+    z = norm.ppf(0.5 + confidence / 2)
+    p = correct / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return Interval(p, float(max(centre - half, 0.0)), float(min(centre + half, 1.0)))
+
+
+def bootstrap_means(correct: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Bootstrap distribution of the mean accuracy, (RESAMPLES,): queries and draws are resampled independently.
+
+    Args:
+        correct: (draws, q), bool. With one draw only queries are resampled.
+        seed: of the resampling of queries; the same seed and q resample the same queries, which pairs two contexts.
+    """
+    random = np.random.default_rng(seed)
+    draws, queries = correct.shape
+    query_weight = random.multinomial(queries, np.full(queries, 1 / queries), RESAMPLES) / queries
+    per_draw = query_weight @ correct.T.astype(float)  # (RESAMPLES, draws)
+    draw_weight = random.multinomial(draws, np.full(draws, 1 / draws), RESAMPLES) / draws
+    means: np.ndarray = (per_draw * draw_weight).sum(1)
+    return means
+
+
+def mean_accuracy(correct: np.ndarray) -> Interval:
+    """Accuracy of a context: Wilson for one draw, bootstrap over queries and draws (draws, q) for several."""
+    if len(correct) == 1:
+        return wilson(int(correct.sum()), correct.shape[1])
+    low, high = np.percentile(bootstrap_means(correct), [2.5, 97.5])
+    return Interval(float(correct.mean()), float(low), float(high))
+
+
+class Comparison(NamedTuple):
+    """A paired difference of accuracies.
+
+    Attributes:
+        difference: first minus second, with its 95 % interval.
+        p_value: two-sided, from the bootstrap distribution.
+    """
+
+    difference: Interval
+    p_value: float
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> Comparison:
+    """Compare two contexts on the same queries, each (draws, q), bool."""
+    differences = bootstrap_means(first) - bootstrap_means(second)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    tail = min((differences <= 0).mean(), (differences >= 0).mean())
+    p_value = min(2 * max(float(tail), 1 / RESAMPLES), 1.0)
+    return Comparison(Interval(float(first.mean() - second.mean()), float(low), float(high)), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (S. Holm, Scandinavian Journal of Statistics 6, 1979) over named comparisons."""
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min((len(p_values) - rank) * p_values[index], 1.0))
+        adjusted[index] = running
+    return [float(value) for value in adjusted]

@@ -1,0 +1,45 @@
+"""TabICL checkpoints: which one, where it lies, where it comes from. Imports nothing heavy.
+
+TabICL v2: J. Qu, D. Holzmueller, G. Varoquaux and M. Le Morvan, 2026; v1: ICML 2025, https://arxiv.org/abs/2502.05564.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from synthicl.assets import Asset, cache_dir
+from synthicl.errors import UserError
+
+MINI = Path(__file__).parent / "weights" / "mini.ckpt"
+HUB = "jingang/TabICL"
+VERSIONS = {
+    "v2": "tabicl-classifier-v2-20260212.ckpt",
+    "v1.1": "tabicl-classifier-v1.1-20250506.ckpt",
+    "v1": "tabicl-classifier-v1-20250208.ckpt",
+}
+
+
+def checkpoint_asset(checkpoint: str, model_path: str | Path | None = None) -> Asset:
+    """Where a TabICL checkpoint is looked for.
+
+    Args:
+        checkpoint: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``.
+        model_path: a local file that takes its place.
+
+    Raises:
+        UserError: unknown checkpoint.
+    """
+    flag = "--tabicl.model_path"
+    if model_path is not None:
+        return Asset("TabICL checkpoint", flag, (Path(model_path),))
+    if checkpoint == "mini":
+        return Asset("bundled mini TabICL checkpoint", flag, (MINI,))
+    if checkpoint not in VERSIONS:
+        raise UserError(f"--tabicl.checkpoint={checkpoint}: unknown. Choose one of: mini, {', '.join(VERSIONS)}.")
+    name = VERSIONS[checkpoint]
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{HUB.replace('/', '--')}"
+    snapshots = sorted((hub / "snapshots").glob(f"*/{name}")) or [hub / "snapshots" / name]
+    source = f"https://huggingface.co/{HUB}/resolve/main/{name}"
+    return Asset(f"TabICL {checkpoint} checkpoint", flag, (*snapshots, cache_dir() / name), source)

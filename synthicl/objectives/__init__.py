@@ -1,0 +1,11 @@
+"""Objectives: scalars that say how far the synthetic images are from doing the job of the real ones.
+
+An objective is a function of the stacked embeddings of the synthetic batch and of real embeddings; it knows neither
+images nor backbones. Plain PyTorch.
+"""
+
+from synthicl.objectives.gradient_matching import LinearGradientMatching
+from synthicl.objectives.linear_probe import probe_gradient
+from synthicl.objectives.objective import LabelledEmbeddings, Objective
+
+__all__ = ["LabelledEmbeddings", "LinearGradientMatching", "Objective", "probe_gradient"]

@@ -1,0 +1,41 @@
+"""What every objective is given and gives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LabelledEmbeddings(NamedTuple):
+    """Embeddings with their labels.
+
+    Attributes:
+        z: (N, D), float32.
+        y: (N,), class indices, int64.
+    """
+
+    z: Tensor
+    y: Tensor
+
+
+class Objective(ABC):
+    """A scalar function of synthetic and real embeddings, to be minimised by the synthetic images."""
+
+    @abstractmethod
+    def __call__(
+        self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
+    ) -> Tensor:
+        """Compute the loss of one step.
+
+        Args:
+            synthetic: embeddings of all synthetic images and views; the loss is differentiable with respect to ``z``.
+            real: embeddings of real images.
+            num_classes: C.
+            generator: CPU generator of this step's random draws, a function of (seed, step) alone.
+
+        Returns:
+            A scalar, float32.
+        """

@@ -1,0 +1,33 @@
+"""``linear``: L2-regularised logistic regression on clean embeddings, the C fixed in advance.
+
+Defined for every context, vectors included, cheap, and unique: the loss is strictly convex.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+C = 1.0  # scikit-learn's default, fixed in advance; nothing was tuned
+
+
+class LinearProbe:
+    """scikit-learn's logistic regression behind the `Probe` interface."""
+
+    name = "linear"
+    protocol = None
+
+    def fit(self, z: Tensor, y: Tensor) -> LinearProbe:
+        """Fit; see `Probe`."""
+        from sklearn.linear_model import LogisticRegression
+
+        self.classifier = LogisticRegression(C=C, max_iter=5000).fit(z.numpy(), y.numpy())
+        return self
+
+    def predict_proba(self, z: Tensor) -> np.ndarray:
+        """Class probabilities; see `Probe`."""
+        probabilities: np.ndarray = self.classifier.predict_proba(z.numpy())
+        return probabilities
+
+
+REGISTERED = {"linear": LinearProbe}

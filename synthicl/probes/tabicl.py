@@ -1,0 +1,65 @@
+"""``tabicl``: TabICL with the context set as its context, through its own ``TabICLClassifier``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthicl.in_context.protocol import Protocol
+
+if TYPE_CHECKING:
+    from tabicl import TabICLClassifier
+
+QUERY_CHUNK = 4096  # queries handed to TabICL at once: its batch size counts ensemble members, not rows
+
+
+class TabICLProbe:
+    """TabICL behind the `Probe` interface.
+
+    Args:
+        protocol: what happens to an embedding before TabICL's own preprocessing.
+        model_path: a checkpoint in tabicl's format; it is loaded with ``weights_only``.
+        device: where it runs.
+        random_state: seed of the ensemble's shuffles.
+    """
+
+    name = "tabicl"
+
+    def __init__(
+        self, protocol: Protocol, model_path: Path, device: torch.device | str = "cpu", random_state: int = 42
+    ) -> None:
+        self.protocol = protocol
+        self.model_path = model_path
+        self.device = device
+        self.random_state = random_state
+
+    def classifier(self) -> TabICLClassifier:
+        """The wrapper, not fitted yet."""
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the checkpoint is a file: nothing is to be looked up
+        from tabicl import TabICLClassifier
+
+        return TabICLClassifier(
+            n_estimators=self.protocol.n_estimators,
+            model_path=self.model_path,
+            allow_auto_download=False,
+            device=str(self.device),
+            random_state=self.random_state,
+        )
+
+    def fit(self, z: Tensor, y: Tensor) -> TabICLProbe:
+        """Fit; see `Probe`."""
+        self._fitted = self.classifier().fit(self.protocol(z).numpy(), y.numpy())
+        return self
+
+    def predict_proba(self, z: Tensor) -> np.ndarray:
+        """Class probabilities; see `Probe`."""
+        columns = self.protocol(z)
+        return np.concatenate([self._fitted.predict_proba(part.numpy()) for part in columns.split(QUERY_CHUNK)])
+
+
+REGISTERED = {"tabicl": TabICLProbe}

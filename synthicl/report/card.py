@@ -1,0 +1,80 @@
+"""The card: the README.md of a context set."""
+
+from __future__ import annotations
+
+from synthicl.context_set import ContextSet
+from synthicl.evaluation.results import Results
+from synthicl.report.table import accuracy_table, comparison_table, markdown
+
+_TEMPLATE = """\
+# Context set for {dataset}
+
+{n} synthetic images, {ipc} per class, distilled with synthicl. Their embeddings, given to TabICL as its context,
+classify images of {dataset}.
+
+![all images, one class after the other](grid.png)
+
+| | |
+| --- | --- |
+{facts}
+
+{tables}
+## What it carries
+
+`context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class names in
+its metadata. {statistics}
+
+## Use
+
+```python
+from synthicl.context_set import ContextSet
+
+context = ContextSet.load("path/to/this/folder")
+context.images, context.labels, context.embeddings, context.class_names
+```
+
+`images/` is valid for `torchvision.datasets.ImageFolder` and `datasets.load_dataset("imagefolder", data_dir="images")`.
+
+## Licences
+
+Dataset: {dataset_licence}. Backbone weights: {backbone_licence}. The images were optimised from noise; no image of the dataset was
+copied, but they are derived from it.
+"""
+
+
+def card(context: ContextSet, results: Results) -> str:
+    """Write the card in Markdown: what the set is, how good it is, what it carries, how to load it."""
+    about = context.metadata
+    checkpoint = about["checkpoint"] + (" (chosen on val)" if about["checkpoint"] == "best_on_val" else "")
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    facts = {
+        "dataset": about["dataset"],
+        "classes": ", ".join(context.class_names[:20]) + (", ..." if len(context.class_names) > 20 else ""),
+        "backbone": f"{about['backbone']} (weights {about['backbone_weights']}), {about['crop_size']} px",
+        "objective": f"{about['objective']}, real side {about['real']}, {about['steps']} steps, seed {about['seed']}",
+        "state": checkpoint,
+        "TabICL": f"checkpoint {about['tabicl_checkpoint']}, protocol {context.protocol.name}, "
+        f"{context.protocol.n_estimators} members",
+        "versions": versions,
+    }
+    numbers = context.protocol.numbers
+    statistics = (
+        f"Its protocol also carries {numbers:,} numbers fitted on the training embeddings (mean and projection)."
+        if numbers
+        else "Its protocol carries no statistics of the training data."
+    )
+    parts = []
+    for title, header, body in (accuracy_table(results, "test"), comparison_table(results, "test")):
+        parts.append(f"## {title}\n\n{markdown(header, body)}\n\n")
+    return _TEMPLATE.format(
+        n=len(context.labels),
+        ipc=about["ipc"],
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        tables="".join(parts),
+        shape="none" if context.images is None else " x ".join(map(str, context.images.shape)),
+        d=context.embeddings.shape[1],
+        statistics=statistics,
+        dataset=about["dataset"],
+        dataset_licence=about["dataset_licence"],
+        backbone_licence=about["backbone_licence"],
+    )

@@ -1,0 +1,122 @@
+"""The Lightning CLI behind ``train.py``: which settings exist, and how Trainer, callbacks and folders come together."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.callbacks.estimate import Estimate
+from synthicl.callbacks.export import Export
+from synthicl.callbacks.image_grid import ImageGrid
+from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.distiller import Distiller
+from synthicl.distributed import ImageParallelStrategy
+from synthicl.evaluation.run import evaluate_run
+from synthicl.files import write_whole
+from synthicl.preflight import CONFIGS
+from synthicl.run_folder import next_version, point_latest
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write config.yaml whole, into the run's folder."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Only a fit has a folder of its own."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the configuration and let ``latest`` point to the run."""
+        if stage == "fit" and trainer.is_global_zero:
+            assert trainer.log_dir is not None
+            text = self.parser.dump(self.config, skip_none=False)
+            run = Path(trainer.log_dir)
+            write_whole(run / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+            point_latest(run)
+
+
+class DistillCLI(LightningCLI):
+    """fit, validate and test, with ``--backbone.*``, ``--tabicl.*`` and ``--output_dir`` beside Lightning's groups."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """There is nothing to ``predict``: classifying images is ``evaluate.py``'s work."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the groups, and the links between them."""
+        parser.add_argument("--output_dir", default="outputs", help="Runs go to <output_dir>/<dataset>/version_<n>.")
+        parser.add_class_arguments(FrozenBackbone, "backbone")
+        parser.add_lightning_class_args(TabICLEvaluation, "tabicl")
+        parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Create the Trainer with the project's logger and callbacks; several devices share the images out."""
+        settings = self.config[self.subcommand]
+        checkpoint = settings.get("ckpt_path")
+        if checkpoint:  # a run that goes on stays in its folder
+            run = Path(checkpoint).resolve().parents[1]
+        else:
+            folder = Path(settings["output_dir"]) / settings["data"]["name"]
+            run = folder / next_version(folder)
+        if self.subcommand == "fit":
+            interval = settings["trainer"]["val_check_interval"]
+            kwargs["logger"] = TensorBoardLogger(run.parents[1], run.parent.name, run.name, default_hp_metric=False)
+            kwargs["callbacks"] = [
+                *(self._get(self.config_init, "trainer.callbacks") or []),
+                ImageGrid(),
+                Estimate(),
+                # Both are written whole, over the last one; dirpath defaults to the run's folder.
+                ModelCheckpoint(filename="last", every_n_train_steps=interval, enable_version_counter=False),
+                ModelCheckpoint(
+                    filename="best", monitor="val/tabicl_accuracy", mode="max", enable_version_counter=False
+                ),
+                Export(run),
+            ]
+        else:
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size > 1 and type(trainer.strategy) is DDPStrategy:
+            trainer = super().instantiate_trainer(**kwargs, strategy=ImageParallelStrategy())
+        return trainer
+
+    def before_fit(self) -> None:
+        """Put the settings into TensorBoard."""
+        logger = self.trainer.logger
+        assert isinstance(logger, TensorBoardLogger)
+        chosen = {name: self.config[self.subcommand][name].as_dict() for name in ("data", "backbone", "tabicl", "model")}
+        logger.log_hyperparams(chosen)
+
+    def after_fit(self) -> None:
+        """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
+        if self.trainer.is_global_zero:
+            assert self.trainer.log_dir is not None
+            evaluate_run(Path(self.trainer.log_dir), device=self.trainer.strategy.root_device)
+
+
+def run(args: ArgsType) -> None:
+    """Parse a command line and run its subcommand."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning's advice on loaders and epochs does not apply: the "loader" yields step numbers.
+    for message in (".*does not have many workers.*", ".*mid-epoch.*", ".*lr_scheduler.*", ".*log_every_n_steps.*"):
+        warnings.filterwarnings("ignore", message)
+    DistillCLI(
+        Distiller,
+        ImageDataModule,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        seed_everything_default=False,
+        trainer_defaults={"use_distributed_sampler": False},
+        parser_kwargs={name: {"default_config_files": [str(CONFIGS / "default.yaml")]} for name in DistillCLI.subcommands()},
+        args=args,
+    )
