@@ -4,8 +4,8 @@
 
 The model is the real ``tabicl`` package's, only small; the checkpoint is in tabicl's own format. What makes it work:
 
-- the prior looks like the task: anisotropic, heavy-tailed, sometimes multi-modal class clusters in 4 to 32 columns, 2 to
-  10 classes, 1 to 90 context rows per class;
+- the prior looks like the task: anisotropic, heavy-tailed, sometimes multi-modal class clusters in 4 to 32 columns, 2
+  to 10 classes, 1 to 90 context rows per class;
 - a curriculum over classes and columns, and Muon: AdamW on the full prior does not leave chance level in this time;
 - columns are shuffled in every table: the ensemble members of ``TabICLClassifier`` shuffle them too;
 - every random draw is a function of (seed, step), so that a run that was interrupted goes on exactly.
@@ -76,9 +76,7 @@ CURRICULUM = (
 )
 
 
-def draw_tables(
-    stage: Stage, generator: torch.Generator
-) -> tuple[Tensor, Tensor, int, int]:
+def draw_tables(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tensor, int, int]:
     """Draw tables of one shape from the prior.
 
     Returns:
@@ -129,7 +127,11 @@ def draw_tables(
 
     # Noise: correlated over columns, wider in some classes and some rows, its own spectrum.
     mixing = torch.eye(columns) + normal(count, columns, columns) / columns**0.5 * uniform(0, 1, count, 1, 1)
-    noise = normal(count, rows, columns) @ mixing * torch.exp(-uniform(0, 1.5, count, 1, 1) * torch.arange(columns) / columns)
+    noise = (
+        normal(count, rows, columns)
+        @ mixing
+        * torch.exp(-uniform(0, 1.5, count, 1, 1) * torch.arange(columns) / columns)
+    )
     class_width = torch.exp(uniform(-0.3, 0.3, count, classes)).gather(1, y)[..., None]
     row_width = torch.exp(normal(count, rows, 1) * uniform(0, 0.4, count, 1, 1))
     x = x + noise * class_width * row_width
@@ -158,7 +160,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 @torch.no_grad()
 def validate(model: TabICL, tables: int = 30) -> dict[str, float]:
-    """Accuracy on fixed tables of the prior beside nearest centroid, by context rows per class (10 classes, 16 columns)."""
+    """Accuracy on fixed tables of the prior beside nearest centroid, by context rows per class (16 columns)."""
     result = {}
     for shots in (1, 5, 20, 90):
         stage = Stage(1.0, 10, (16, 16), shots)
@@ -190,8 +192,14 @@ def main() -> None:
     model = TabICL(**CONFIG).train()
     optimizer = Muon(
         param_groups=[{"params": list(model.parameters()), "use_muon": True}],
-        lr=options.lr, weight_decay=0.01, matched_adamw_rms=0.2, momentum=0.9, nesterov=True, ns_steps=5,
-        adamw_betas=(0.9, 0.95), adamw_eps=1e-8,
+        lr=options.lr,
+        weight_decay=0.01,
+        matched_adamw_rms=0.2,
+        momentum=0.9,
+        nesterov=True,
+        ns_steps=5,
+        adamw_betas=(0.9, 0.95),
+        adamw_eps=1e-8,
     )
     first, seconds_before = 0, 0.0
     if options.resume:
@@ -222,7 +230,10 @@ def main() -> None:
         optimizer.step()
         recent.append(loss.item() / math.log(classes))
         if (step + 1) % 200 == 0:
-            print(f"step {step + 1}, {time.time() - start:.0f} s, loss / log(classes) {sum(recent) / len(recent):.3f}", flush=True)
+            print(
+                f"step {step + 1}, {time.time() - start:.0f} s, loss / log(classes) {sum(recent) / len(recent):.3f}",
+                flush=True,
+            )
             recent.clear()
         if (step + 1) % 2000 == 0:
             save(step + 1, time.time() - start)

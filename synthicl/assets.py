@@ -102,5 +102,7 @@ def obtain(asset: Asset) -> Path:
     try:
         write_whole(target, lambda path: urllib.request.urlretrieve(asset.source, path))
     except (urllib.error.URLError, urllib.error.ContentTooShortError) as error:
-        raise UserError(f"{asset.source}: download failed ({error}). Supply the file with {asset.flag}=PATH.") from error
+        raise UserError(
+            f"{asset.source}: download failed ({error}). Supply the file with {asset.flag}=PATH."
+        ) from error
     return target

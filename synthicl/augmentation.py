@@ -2,9 +2,9 @@
 
 The family is the reference's (linear-gradient-matching): horizontal flip, random resized crop, Gaussian noise, on
 images in [0, 1] before normalisation, not clamped. kornia draws flips and boxes; because both are affine, one
-``grid_sample`` applies them (kornia's own warps cost as much as a small backbone). Parameters of all images of a step are drawn at once,
-identically on every rank, and indexed by whoever needs some of them; noise fields are too large for that and are drawn image by image from
-seeds that are part of the parameters.
+``grid_sample`` applies them (kornia's own warps cost as much as a small backbone). Parameters of all images of a step
+are drawn at once, identically on every rank, and indexed by whoever needs some of them; noise fields are too large for
+that and are drawn image by image from seeds that are part of the parameters.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The loss is a function of the embeddings z of all synthetic images and views. A step embeds this rank's rows in chunks
 without a graph, gathers z over ranks, computes loss and dloss/dz on z alone, identically on every rank, and runs the
-chunks again with a graph to back-propagate each one's slice of dloss/dz. Memory is that of one chunk; what is exchanged is n x D
-floats; no collective needs autograd; N ranks compute what one computes. When all rows fit one chunk, the first
+chunks again with a graph to back-propagate each one's slice of dloss/dz. Memory is that of one chunk; what is exchanged
+is n x D floats; no collective needs autograd; N ranks compute what one computes. When all rows fit one chunk, the first
 forward keeps its graph and nothing is run twice.
 """
 
@@ -32,8 +32,8 @@ def backpropagate_in_chunks(
     """Compute the loss and back-propagate it into whatever ``embed`` depends on.
 
     Args:
-        embed: embeds a slice of this rank's rows, (n, D); called a second time for the same slice when there are several
-            chunks, and must give the same again.
+        embed: embeds a slice of this rank's rows, (n, D); called a second time for the same slice when there are
+            several chunks, and must give the same again.
         rows: number of rows on this rank.
         chunk_size: most rows that are embedded at once.
         gather: this rank's embeddings -> those of all ranks.

@@ -6,12 +6,12 @@ import errno
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from synthicl import preflight
 from synthicl.errors import UserError
 from synthicl.files import disk_error
-
 
 
 def train(args: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def _train(args: list[str]) -> None:
     if args and not args[0].startswith("-"):
         args = preflight.expand(args)
         if not {"-h", "--help", "--print_config"} & set(args):
-            preflight.check(args)
+            preflight.check(preflight.settings(args))
     from synthicl.training import run
 
     run(args)
@@ -71,3 +71,44 @@ def _say(line: str, code: int) -> int:
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(143)
+
+
+def evaluate(args: list[str] | None = None) -> int:
+    """Run ``evaluate.py``.
+
+    Args:
+        args: command line without the program's name; None for this process's own.
+
+    Returns:
+        The exit code.
+    """
+    return guarded(lambda: _evaluate(args))
+
+
+def _evaluate(args: list[str] | None) -> None:
+    from jsonargparse import auto_cli
+
+    auto_cli({"compare": compare}, args=args, as_positional=True)
+
+
+def compare(
+    run: Path, data_root: str | None = None, backbone_weights: str | None = None, tabicl_model_path: str | None = None
+) -> None:
+    """Score the context sets of a finished run beside random, centroid, class-mean and all real context.
+
+    Args:
+        run: folder of the run, for example outputs/digits/latest.
+        data_root: where the images lie, if not where they lay during the run.
+        backbone_weights: the backbone's weights file, likewise.
+        tabicl_model_path: the TabICL checkpoint, likewise.
+    """
+    config = preflight.run_config(run)
+    moved = {"data.root": data_root, "backbone.weights": backbone_weights, "tabicl.model_path": tabicl_model_path}
+    config |= {name: value for name, value in moved.items() if value is not None}
+    preflight.check(config)
+    import torch
+
+    from synthicl.evaluation.run import evaluate_run
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    evaluate_run(run, config, device)

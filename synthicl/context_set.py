@@ -82,7 +82,8 @@ class ContextSet:
             raise ValueError("a context set of bare vectors has no images to show")
         factor = max(least_pixels // self.images.shape[-1], 1)
         enlarged = self.images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-        return make_grid(enlarged, nrow=max(min(len(enlarged), 10), 1), padding=4, pad_value=255)
+        grid: Tensor = make_grid(enlarged, nrow=max(min(len(enlarged), 10), 1), padding=4, pad_value=255)
+        return grid
 
     @classmethod
     def load(cls, folder: Path | str) -> ContextSet:

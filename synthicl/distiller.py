@@ -28,6 +28,9 @@ from synthicl.real_side import Bank, OnlineBatches
 from synthicl.synthetic import SyntheticPyramid
 
 
+CHECK_EVERY = 10  # steps between two looks at whether the loss is finite
+
+
 class ContextRows(NamedTuple):
     """The synthetic images as a context would hold them.
 
@@ -143,7 +146,9 @@ class Distiller(L.LightningModule):
         """Create this rank's images, and ask for real batches if they are seen online."""
         rank, ranks = world()
         if ranks > self.num_images:
-            raise UserError(f"--trainer.devices: {ranks} devices for {self.num_images} images. Use at most one for each image.")
+            raise UserError(
+                f"--trainer.devices: {ranks} devices for {self.num_images} images. Use at most one for each image."
+            )
         self.mine = owned(self.num_images, rank, ranks)
         grows = self.parameterisation == "pyramid"
         self.pyramid = SyntheticPyramid(self.mine, self.image_size, self.seed, self.init, grows, self.decorrelate)
@@ -216,7 +221,7 @@ class Distiller(L.LightningModule):
         images.backward(leaf.grad)
         optimizer.step()
         self._diverged |= ~torch.isfinite(loss)
-        if (step + 1) % self.trainer.log_every_n_steps == 0:  # looking at the flag waits for the device
+        if (step + 1) % CHECK_EVERY == 0:  # looking at the flag waits for the device
             self.raise_if_diverged()
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/lr", self.learning_rate(step))
@@ -314,7 +319,7 @@ class Distiller(L.LightningModule):
             "seed": self.seed,
         }
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The pyramids alone: the backbone does not change and stays out of the checkpoint."""
         state = super().state_dict(*args, **kwargs)
         return {name: tensor for name, tensor in state.items() if name.startswith("pyramid.")}
@@ -334,12 +339,14 @@ class Distiller(L.LightningModule):
         """
         saved = checkpoint.get("distillation")
         if saved is None:
-            raise UserError("--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder.")
+            raise UserError(
+                "--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder."
+            )
         for flag, value in self.identity().items():
             if saved[flag] != value:
                 raise UserError(
-                    f"--model.{flag}={value}: the checkpoint was made with {saved[flag]}, which cannot change when a run "
-                    "goes on. Leave the flag out, or start a new run."
+                    f"--model.{flag}={value}: the checkpoint was made with {saved[flag]}, which cannot change when a "
+                    "run goes on. Leave the flag out, or start a new run."
                 )
         while f"pyramid.levels.{len(self.pyramid.levels)}" in checkpoint["state_dict"]:
             self.pyramid.grow()

@@ -129,9 +129,7 @@ def _embed_view(
         assert image_size is not None
         squares = SquareImages(images, image_size, (seed, "bank", view))
         parameters = augmentation.draw(len(images), image_size, seed, "bank", view)
-    loader = DataLoader(
-        Subset(squares, mine), BATCH_SIZE, num_workers=num_workers, pin_memory=device.type == "cuda"
-    )
+    loader = DataLoader(Subset(squares, mine), BATCH_SIZE, num_workers=num_workers, pin_memory=device.type == "cuda")
     embedded = []
     quiet = mine.start > 0 or len(loader) < 20  # one bar, on rank 0, and none for what takes a moment
     for number, batch in enumerate(track(loader, f"Embedding {what}", disable=quiet, transient=True)):

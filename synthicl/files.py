@@ -47,7 +47,9 @@ def disk_error(path: Path | str, error: OSError) -> UserError:
     """The line a user reads when a file could not be written."""
     if error.errno == errno.ENOSPC:
         return UserError(f"{path}: the disk is full. Nothing was half-written; free some space and run again.")
-    return UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder or its permissions.")
+    return UserError(
+        f"{path}: cannot be written ({error.strerror or error}). Choose another folder or its permissions."
+    )
 
 
 def safe_folder_name(name: str) -> str:

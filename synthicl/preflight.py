@@ -6,6 +6,7 @@ dataset, backbone and TabICL checkpoint a run needs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def expand(args: list[str]) -> list[str]:
     if checkpoint and expanded[0] == "fit":
         config = Path(checkpoint).parents[1] / "config.yaml"
         if not Path(checkpoint).is_file():
-            raise UserError(f"--ckpt_path={checkpoint}: no such file. Checkpoints lie in outputs/*/version_*/checkpoints/.")
+            raise UserError(
+                f"--ckpt_path={checkpoint}: no such file. Checkpoints lie in outputs/*/version_*/checkpoints/."
+            )
         if not config.is_file():
             raise UserError(f"--ckpt_path={checkpoint}: {config} is missing, without which the run cannot go on.")
         expanded[1:1] = ["-c", str(config)]
@@ -99,13 +102,27 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(args: list[str]) -> None:
+def run_config(folder: Path) -> dict[str, Any]:
+    """The settings a run was made with, as dotted names.
+
+    Raises:
+        UserError: the folder is not a run's.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: config.yaml is missing. Name the folder of a run, such as outputs/digits/latest.")
+    return _flatten(_read(path))
+
+
+def check(found: Mapping[str, Any]) -> None:
     """Check that the names are known and that every file is there or can be downloaded.
+
+    Args:
+        found: settings as dotted names.
 
     Raises:
         UserError: one line for each thing that is missing.
     """
-    found = settings(args)
     assets = []
     if name := found.get("data.name"):
         assets += dataset_spec(name).assets(Path(found.get("data.root", "data")))

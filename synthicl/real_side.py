@@ -73,5 +73,3 @@ class Bank:
         generator = keyed_generator(self.seed, "bank batch", step)
         chosen = torch.randperm(len(self.y), generator=generator)[: self.batch_size].to(self.y.device)
         return LabelledEmbeddings(self.z[:, chosen].flatten(0, 1), self.y[chosen].repeat(len(self.z)))
-
-

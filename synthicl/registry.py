@@ -16,7 +16,9 @@ from synthicl.errors import UserError
 
 def registered(package: ModuleType) -> dict[str, Any]:
     """All components of a package by name."""
-    modules = [importlib.import_module(info.name) for info in pkgutil.iter_modules(package.__path__, package.__name__ + ".")]
+    modules = [
+        importlib.import_module(info.name) for info in pkgutil.iter_modules(package.__path__, package.__name__ + ".")
+    ]
     return {name: item for module in modules for name, item in getattr(module, "REGISTERED", {}).items()}
 
 

@@ -17,13 +17,14 @@ from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.callbacks.estimate import Estimate
 from synthicl.callbacks.export import Export
 from synthicl.callbacks.image_grid import ImageGrid
+from synthicl.callbacks.progress import DistillationProgress
 from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
 from synthicl.distributed import ImageParallelStrategy
 from synthicl.evaluation.run import evaluate_run
 from synthicl.files import write_whole
-from synthicl.preflight import CONFIGS
+from synthicl.preflight import CONFIGS, run_config
 from synthicl.run_folder import next_version, point_latest
 
 
@@ -76,6 +77,7 @@ class DistillCLI(LightningCLI):
                 *(self._get(self.config_init, "trainer.callbacks") or []),
                 ImageGrid(),
                 Estimate(),
+                DistillationProgress(),
                 # Both are written whole, over the last one; dirpath defaults to the run's folder.
                 ModelCheckpoint(filename="last", every_n_train_steps=interval, enable_version_counter=False),
                 ModelCheckpoint(
@@ -94,21 +96,25 @@ class DistillCLI(LightningCLI):
         """Put the settings into TensorBoard."""
         logger = self.trainer.logger
         assert isinstance(logger, TensorBoardLogger)
-        chosen = {name: self.config[self.subcommand][name].as_dict() for name in ("data", "backbone", "tabicl", "model")}
+        chosen = {
+            name: self.config[self.subcommand][name].as_dict() for name in ("data", "backbone", "tabicl", "model")
+        }
         logger.log_hyperparams(chosen)
 
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
         if self.trainer.is_global_zero:
             assert self.trainer.log_dir is not None
-            evaluate_run(Path(self.trainer.log_dir), device=self.trainer.strategy.root_device)
+            run = Path(self.trainer.log_dir)
+            evaluate_run(run, run_config(run), self.trainer.strategy.root_device)
 
 
 def run(args: ArgsType) -> None:
     """Parse a command line and run its subcommand."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's advice on loaders and epochs does not apply: the "loader" yields step numbers.
-    for message in (".*does not have many workers.*", ".*mid-epoch.*", ".*lr_scheduler.*", ".*log_every_n_steps.*"):
+    # The backbone is meant to be in evaluation mode, and a checkpoint to hold the state after the step.
+    for message in (".*many workers.*", ".*mid-epoch.*", ".*in eval mode.*", ".*pre-optimization state.*"):
         warnings.filterwarnings("ignore", message)
     DistillCLI(
         Distiller,
@@ -117,6 +123,8 @@ def run(args: ArgsType) -> None:
         save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=False,
         trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs={name: {"default_config_files": [str(CONFIGS / "default.yaml")]} for name in DistillCLI.subcommands()},
+        parser_kwargs={
+            name: {"default_config_files": [str(CONFIGS / "default.yaml")]} for name in DistillCLI.subcommands()
+        },
         args=args,
     )

@@ -1,7 +1,7 @@
 """Frozen feature extractors: image -> embedding.
 
-A family is one module in ``models/`` that defines ``REGISTERED``, a dict from name to `BackboneSpec`. Importing this package does
-not import torch.
+A family is one module in ``models/`` that defines ``REGISTERED``, a dict from name to `BackboneSpec`. Importing this
+package does not import torch.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from synthicl.assets import obtain
 from synthicl.backbones import backbone_spec
+from synthicl.errors import UserError
 
 
 class FrozenBackbone(nn.Module):
@@ -38,16 +40,19 @@ class FrozenBackbone(nn.Module):
         self.name = name
         self.licence = spec.licence
         self.image_size = spec.image_size
-        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        if not path.is_file():
+            raise UserError(f"--backbone.weights={path}: not a file. Name the weights file itself.")
+        with path.open("rb") as file:
+            self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         self.network = spec.build()
         spec.load(self.network, path)
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
         self.requires_grad_(False)
         self.eval()
-        self.embed_dim: int = self.network.num_features
+        self.embed_dim = int(self.network.num_features)  # type: ignore[arg-type]  # timm states it
 
-    def train(self, mode: bool = True) -> FrozenBackbone:
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode whatever is asked: a LightningModule calls ``train()`` on all it holds."""
         return super().train(False)
 
@@ -60,4 +65,5 @@ class FrozenBackbone(nn.Module):
         Returns:
             Embeddings (N, D).
         """
-        return self.network((images - self.mean) / self.std)
+        embeddings: Tensor = self.network((images - self.mean) / self.std)
+        return embeddings

@@ -71,7 +71,5 @@ class Export(L.Callback):
             "tabicl_checkpoint": tabicl.checkpoint if tabicl.model_path is None else tabicl.model_path.name,
             "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
         }
-        context = ContextSet(
-            embeddings.cpu(), labels.cpu(), data.class_names, tabicl.protocol, images.cpu(), metadata
-        )
+        context = ContextSet(embeddings.cpu(), labels.cpu(), data.class_names, tabicl.protocol, images.cpu(), metadata)
         context.save(folder)

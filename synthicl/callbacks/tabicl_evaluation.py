@@ -6,7 +6,6 @@ import time
 from typing import NamedTuple
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -95,7 +94,9 @@ class TabICLEvaluation(L.Callback):
         directions = min(len(train[0]), train[0].shape[1])
         candidates = [name for name in self.candidates if int("0" + "".join(filter(str.isdigit, name))) <= directions]
         if not candidates:
-            raise UserError(f"--tabicl.candidates: {len(train[0])} training images are too few for any of {self.candidates}.")
+            raise UserError(
+                f"--tabicl.candidates: {len(train[0])} training images are too few for any of {self.candidates}."
+            )
         protocol, accuracy = choose_protocol(
             candidates, train, self._subset(*val), module.ipc, self.model_path, self.n_estimators, module.device
         )
@@ -117,7 +118,9 @@ class TabICLEvaluation(L.Callback):
         probe = TabICLProbe(self.protocol, self.model_path, device)
         z, y = self._queries[split]
         queries = self._subset(z, y) if split == "val" else (z, y)
-        _, measured = score(probe, rows.embeddings.cpu(), rows.labels.cpu(), *queries)
+        labels = rows.labels.cpu()
+        probe.fit(rows.embeddings.cpu(), labels)
+        _, measured = score(probe, *queries, labels.unique().numpy())
         return TabICLScore(measured["accuracy"], measured["cross_entropy"], time.perf_counter() - start)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -144,6 +147,6 @@ class TabICLEvaluation(L.Callback):
                 result = self.evaluate(rows, split, module.device)
         result = trainer.strategy.broadcast(result)
         assert result is not None
-        self.log(f"{split}/tabicl_accuracy", np.float32(result.accuracy).item(), prog_bar=True)
-        self.log(f"{split}/tabicl_cross_entropy", result.cross_entropy)
-        self.log(f"{split}/tabicl_seconds", result.seconds)
+        module.log(f"{split}/tabicl_accuracy", result.accuracy, prog_bar=True)
+        module.log(f"{split}/tabicl_cross_entropy", result.cross_entropy)
+        module.log(f"{split}/tabicl_seconds", result.seconds)

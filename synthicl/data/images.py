@@ -51,9 +51,8 @@ def read_image(image: Path | np.ndarray) -> Image.Image:
             if file.mode.startswith("I;16"):  # convert("RGB") would clip 16 bit at 255 instead of scaling it
                 return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
             if "A" in file.getbands() or "transparency" in file.info:
-                file = file.convert("RGBA")
                 white = Image.new("RGBA", file.size, "white")
-                return Image.alpha_composite(white, file).convert("RGB")
+                return Image.alpha_composite(white, file.convert("RGBA")).convert("RGB")
             return file.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{image}: not a readable image ({error}). Remove it or replace it.") from error

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def stratified_split(
-    labels: Sequence[int], fractions: Mapping[str, float], seed: int = 0
+    labels: Sequence[int] | np.ndarray, fractions: Mapping[str, float], seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Partition ``range(len(labels))`` class by class.
 

@@ -31,7 +31,7 @@ def random_square(image: Image.Image, size: int, *key: int | str) -> Tensor:
 
 
 def _square(image: Image.Image, size: int, across: float, down: float) -> Tensor:
-    resized = transforms.pil_to_tensor(transforms.resize(image, [size]))
+    resized: Tensor = transforms.pil_to_tensor(transforms.resize(image, [size]))
     top = round(down * (resized.shape[1] - size))
     left = round(across * (resized.shape[2] - size))
     return resized[:, top : top + size, left : left + size]

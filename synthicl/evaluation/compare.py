@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -38,70 +38,75 @@ def real_contexts(z: Tensor, y: Tensor, ipc: int, draws: int = RANDOM_DRAWS) -> 
     return contexts
 
 
-def score(probe: Probe, z: Tensor, y: Tensor, z_query: Tensor, y_query: Tensor) -> tuple[np.ndarray, dict[str, float]]:
-    """Fit a probe on a context and score it.
+def score(probe: Probe, z_query: Tensor, y_query: Tensor, classes: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Score a fitted probe.
+
+    Args:
+        probe: fitted on a context.
+        z_query: (q, D).
+        y_query: (q,).
+        classes: sorted class indices of the context.
 
     Returns:
-        The predicted class of each query (q,), and accuracy, cross_entropy, fit_seconds, predict_seconds.
+        The predicted class of each query (q,), and accuracy, cross_entropy, predict_seconds.
     """
     start = time.perf_counter()
-    probe.fit(z, y)
-    fitted = time.perf_counter()
     probabilities = probe.predict_proba(z_query)
-    end = time.perf_counter()
-    classes = np.unique(y.numpy())
+    seconds = time.perf_counter() - start
     predictions = classes[probabilities.argmax(1)]
     truth = y_query.numpy()
     chance = np.where(classes[None] == truth[:, None], probabilities, 0).sum(1)  # 0 for a class the context lacks
     return predictions, {
         "accuracy": float((predictions == truth).mean()),
         "cross_entropy": float(-np.log(np.maximum(chance, 1e-12)).mean()),
-        "fit_seconds": fitted - start,
-        "predict_seconds": end - fitted,
+        "predict_seconds": seconds,
     }
 
 
 def compare(
     contexts: Iterable[Context],
     probes: Iterable[Probe],
-    queries: tuple[Tensor, Tensor],
-    split: str,
+    queries: Mapping[str, tuple[Tensor, Tensor]],
     seed: int,
     ipc: int,
     run: dict[str, object],
     results: Results,
 ) -> None:
-    """Score every context with every probe and put the rows into ``results``.
+    """Fit every probe on every context, score it on every split, and put the rows into ``results``.
 
     Args:
         contexts: what is compared.
         probes: with what.
-        queries: embeddings (q, D) and labels (q,) of the split.
-        split: ``val`` or ``test``.
+        queries: embeddings (q, D) and labels (q,) by split.
         seed: of the run.
         ipc: of the run.
         run: what identifies the run.
         results: where the rows go.
     """
-    z_query, y_query = queries
-    results.labels[split] = y_query.numpy()
+    for split, (_, y_query) in queries.items():
+        results.labels[split] = y_query.numpy()
     jobs = [(context, probe) for probe in probes for context in contexts]
-    for context, probe in track(jobs, f"Scoring on {split}", transient=True):
-        predictions, measured = score(probe, context.z, context.y, z_query, y_query)
+    for context, probe in track(jobs, "Scoring contexts", transient=True):
         protocol = probe.protocol
-        row = Row(
-            context=context.name,
-            draw=context.draw,
-            seed=seed,
-            ipc=ipc,
-            probe=probe.name,
-            protocol=protocol.name if protocol else "",
-            split=split,
-            checkpoint=context.checkpoint,
-            n_context=len(context.y),
-            n_query=len(y_query),
-            statistics=protocol.statistics if protocol else "context",
-            run=run,
-            **measured,
-        )
-        results.add(row, predictions)
+        start = time.perf_counter()
+        probe.fit(context.z, context.y)
+        fit_seconds = time.perf_counter() - start
+        for split, (z_query, y_query) in queries.items():
+            predictions, measured = score(probe, z_query, y_query, np.unique(context.y.numpy()))
+            row = Row(
+                context=context.name,
+                draw=context.draw,
+                seed=seed,
+                ipc=ipc,
+                probe=probe.name,
+                protocol=protocol.name if protocol else "",
+                split=split,
+                checkpoint=context.checkpoint,
+                n_context=len(context.y),
+                n_query=len(y_query),
+                fit_seconds=fit_seconds,
+                statistics=protocol.statistics if protocol else "context",
+                run=run,
+                **measured,
+            )
+            results.add(row, predictions)

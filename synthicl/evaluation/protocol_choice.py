@@ -48,8 +48,11 @@ def choose_protocol(
         probe = TabICLProbe(protocol, model_path, device)
         means = []
         for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 3)):
-            contexts = [random(*train, rows, draw) for draw in range(draws)]
-            scores = [score(probe, context.z, context.y, *val)[1]["accuracy"] for context in contexts]
+            scores = []
+            for draw in range(draws):
+                context = random(*train, rows, draw)
+                probe.fit(context.z, context.y)
+                scores.append(score(probe, *val, context.y.unique().numpy())[1]["accuracy"])
             means.append(sum(scores) / draws)
         accuracy[name] = sum(means) / len(means)
     return protocols[max(accuracy, key=lambda name: accuracy[name])], accuracy

@@ -112,11 +112,16 @@ class Results:
             return results
         try:
             names = {item.name for item in fields(Row)}
-            rows = [Row(**{name: value for name, value in entry.items() if name in names}) for entry in json.loads(path.read_text(encoding="utf-8"))]
+            rows = [
+                Row(**{name: value for name, value in entry.items() if name in names})
+                for entry in json.loads(path.read_text(encoding="utf-8"))
+            ]
             tensors = {name: tensor.numpy() for name, tensor in load_file(folder / "predictions.safetensors").items()}
         except (ValueError, TypeError, AttributeError, OSError) as error:
             raise UserError(f"{path}: damaged ({error}). Delete it, and evaluate the run again.") from error
-        results.labels = {name.removeprefix("labels/"): value for name, value in tensors.items() if name.startswith("labels/")}
+        results.labels = {
+            name.removeprefix("labels/"): value for name, value in tensors.items() if name.startswith("labels/")
+        }
         for row in rows:
             if row.key in tensors:
                 results.add(row, tensors[row.key])

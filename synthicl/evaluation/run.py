@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from synthicl.assets import obtain
 from synthicl.backbones.frozen import FrozenBackbone
@@ -19,6 +19,7 @@ from synthicl.evaluation.results import Results
 from synthicl.files import write_whole
 from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.probes.linear import LinearProbe
+from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.report.card import card
 from synthicl.report.table import print_tables
@@ -26,36 +27,25 @@ from synthicl.report.table import print_tables
 BEST = "best_on_val"
 
 
-def evaluate_run(
-    folder: Path,
-    root: str | None = None,
-    weights: str | None = None,
-    model_path: str | None = None,
-    device: torch.device | str = "cpu",
-) -> Results:
+def evaluate_run(folder: Path, config: Mapping[str, Any], device: torch.device | str = "cpu") -> Results:
     """Score a run's context sets and the real contexts on val and test, write the results and the card, print tables.
 
     val rows are there so that what val chose can be seen; nothing reads test rows but tables.
 
     Args:
-        folder: of the run: config.yaml and the context set.
-        root: where the images lie now, if not where they were.
-        weights: of the backbone, likewise.
-        model_path: TabICL checkpoint, likewise.
+        folder: of the run, with its context set.
+        config: settings of the run as dotted names, see `synthicl.preflight.run_config`.
         device: where backbone and TabICL run.
 
     Returns:
         All results of the run, those of earlier evaluations included.
 
     Raises:
-        UserError: the folder is not a finished run, or something it needs is missing.
+        UserError: the folder holds no context set, or something it needs is missing.
     """
     context_set = ContextSet.load(folder)
-    config = read_config(folder)
-    data = ImageDataModule(
-        config["data"]["name"], Path(root or config["data"]["root"]), config["data"].get("num_workers", 0)
-    )
-    backbone = FrozenBackbone(config["backbone"]["name"], weights or config["backbone"].get("weights")).to(device)
+    data = ImageDataModule(config["data.name"], Path(config["data.root"]), config["data.num_workers"])
+    backbone = FrozenBackbone(config["backbone.name"], config["backbone.weights"]).to(device)
     metadata = context_set.metadata
     if backbone.fingerprint != metadata["backbone_weights"]:
         raise UserError(
@@ -66,8 +56,8 @@ def evaluate_run(
     for split, images in data.splits.items():
         z = embed_views(backbone, images, metadata["crop_size"], num_workers=data.num_workers, what=f"{split} images")
         embedded[split] = z[0], torch.from_numpy(images.labels)
-    checkpoint = obtain(checkpoint_asset(config["tabicl"]["checkpoint"], model_path or config["tabicl"].get("model_path")))
-    probes = [TabICLProbe(context_set.protocol, checkpoint, device), LinearProbe()]
+    checkpoint = obtain(checkpoint_asset(config["tabicl.checkpoint"], config["tabicl.model_path"]))
+    probes: list[Probe] = [TabICLProbe(context_set.protocol, checkpoint, device), LinearProbe()]
 
     contexts = real_contexts(*embedded["train"], metadata["ipc"])
     contexts.append(Context("synthetic", 0, "last", context_set.embeddings, context_set.labels))
@@ -77,8 +67,8 @@ def evaluate_run(
     results = Results.load(folder)
     names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
     identity = {name: metadata[name] for name in names}
-    for split in ("val", "test"):
-        compare(contexts, probes, embedded[split], split, metadata["seed"], metadata["ipc"], identity, results)
+    queries = {split: embedded[split] for split in ("val", "test")}
+    compare(contexts, probes, queries, metadata["seed"], metadata["ipc"], identity, results)
     results.save(folder)
     for part in (folder, folder / BEST):
         if part.is_dir():
@@ -87,16 +77,3 @@ def evaluate_run(
     print_tables(results, "test")
     print(f"Images, tables and the context set: {folder}", flush=True)
     return results
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration a run was made with.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder}: config.yaml is missing. Name the folder of a finished run, such as outputs/digits/latest.")
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return config

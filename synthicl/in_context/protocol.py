@@ -1,8 +1,8 @@
 """Protocols: everything between an embedding and TabICL's own preprocessing.
 
 TabICL standardises every column on the context alone. After a PCA that blows the directions of low variance up to the
-weight of the first, which costs a context of one row per class up to 20 points (docs/protocols.md). A fixed random rotation
-after the PCA gives all columns nearly the same variance, so that standardising them changes distances little.
+weight of the first, which costs a context of one row per class up to 20 points (docs/protocols.md). A fixed random
+rotation after the PCA gives all columns nearly the same variance, so that standardising them changes distances little.
 
 | name | rows | members | statistics |
 | --- | --- | --- | --- |
@@ -92,7 +92,9 @@ def fit_protocol(name: str, z_train: Tensor, n_estimators: int | None = None) ->
     mean = z_train.double().mean(0)
     directions = torch.linalg.svd(z_train.double() - mean, full_matrices=False).Vh
     if columns > len(directions):
-        raise UserError(f"--tabicl.protocol={name}: the {len(z_train)} training embeddings have only {len(directions)} directions.")
+        raise UserError(
+            f"--tabicl.protocol={name}: the {len(z_train)} training embeddings have only {len(directions)} directions."
+        )
     components = directions[:columns]
     # The sign of a singular vector is arbitrary: make its largest entry positive, so that every machine agrees.
     signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()

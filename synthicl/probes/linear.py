@@ -8,21 +8,21 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from synthicl.probes.probe import Probe
+
 C = 1.0  # scikit-learn's default, fixed in advance; nothing was tuned
 
 
-class LinearProbe:
+class LinearProbe(Probe):
     """scikit-learn's logistic regression behind the `Probe` interface."""
 
     name = "linear"
-    protocol = None
 
-    def fit(self, z: Tensor, y: Tensor) -> LinearProbe:
+    def fit(self, z: Tensor, y: Tensor) -> None:
         """Fit; see `Probe`."""
         from sklearn.linear_model import LogisticRegression
 
         self.classifier = LogisticRegression(C=C, max_iter=5000).fit(z.numpy(), y.numpy())
-        return self
 
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities; see `Probe`."""

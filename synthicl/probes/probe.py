@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol as Interface
+from abc import ABC, abstractmethod
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from synthicl.in_context.protocol import Protocol
 
 
-class Probe(Interface):
+class Probe(ABC):
     """A classifier of embeddings.
 
     Attributes:
@@ -19,10 +19,12 @@ class Probe(Interface):
     """
 
     name: str
-    protocol: Protocol | None
+    protocol: Protocol | None = None
 
-    def fit(self, z: Tensor, y: Tensor) -> Probe:
+    @abstractmethod
+    def fit(self, z: Tensor, y: Tensor) -> None:
         """Fit on context rows z (n, D), float32, with labels y (n,) in ``range(C)``."""
 
+    @abstractmethod
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities (q, C) of embeddings z (q, D); columns follow the sorted labels of `fit`."""

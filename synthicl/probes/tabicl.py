@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from synthicl.in_context.protocol import Protocol
+from synthicl.probes.probe import Probe
 
 if TYPE_CHECKING:
     from tabicl import TabICLClassifier
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 QUERY_CHUNK = 4096  # queries handed to TabICL at once: its batch size counts ensemble members, not rows
 
 
-class TabICLProbe:
+class TabICLProbe(Probe):
     """TabICL behind the `Probe` interface.
 
     Args:
@@ -29,6 +30,7 @@ class TabICLProbe:
     """
 
     name = "tabicl"
+    protocol: Protocol
 
     def __init__(
         self, protocol: Protocol, model_path: Path, device: torch.device | str = "cpu", random_state: int = 42
@@ -51,10 +53,9 @@ class TabICLProbe:
             random_state=self.random_state,
         )
 
-    def fit(self, z: Tensor, y: Tensor) -> TabICLProbe:
+    def fit(self, z: Tensor, y: Tensor) -> None:
         """Fit; see `Probe`."""
         self._fitted = self.classifier().fit(self.protocol(z).numpy(), y.numpy())
-        return self
 
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities; see `Probe`."""

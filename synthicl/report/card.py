@@ -21,8 +21,8 @@ classify images of {dataset}.
 {tables}
 ## What it carries
 
-`context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class names in
-its metadata. {statistics}
+`context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class
+names in its metadata. {statistics}
 
 ## Use
 
@@ -37,8 +37,8 @@ context.images, context.labels, context.embeddings, context.class_names
 
 ## Licences
 
-Dataset: {dataset_licence}. Backbone weights: {backbone_licence}. The images were optimised from noise; no image of the dataset was
-copied, but they are derived from it.
+Dataset: {dataset_licence}. Backbone weights: {backbone_licence}. The images were optimised from noise; no image of the
+dataset was copied, but they are derived from it.
 """
 
 

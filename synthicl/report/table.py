@@ -101,5 +101,3 @@ def markdown(header: list[str], body: list[list[str]]) -> str:
     """A table in Markdown."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body)]
     return "\n".join(lines)
-
-

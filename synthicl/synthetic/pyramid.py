@@ -41,7 +41,8 @@ class SyntheticPyramid(nn.Module):
         size: resolution S of the decoded images, in pixels.
         seed: seed of the initial values.
         init: ``noise`` is the reference: a new level is N(0, 1) / (n + 1), with n the number of levels before it.
-            ``zero`` starts from grey, and a new level is the mean of the upsampled others, which leaves the sum as it was.
+            ``zero`` starts from grey, and a new level is the mean of the upsampled others, which leaves the sum as it
+            was.
         grows: False gives pixel mode: a single level at full resolution.
         decorrelate: whether colours are stored decorrelated.
     """
@@ -64,7 +65,9 @@ class SyntheticPyramid(nn.Module):
         self.init = init
         self.decorrelate = decorrelate
         self.resolutions = resolutions(size) if grows else [size]
-        first = self._noise(0) if init == "noise" else torch.zeros(len(self.image_indices), 3, *[self.resolutions[0]] * 2)
+        first = (
+            self._noise(0) if init == "noise" else torch.zeros(len(self.image_indices), 3, *[self.resolutions[0]] * 2)
+        )
         self.levels = nn.ParameterList([first])
 
     def _noise(self, level: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthicl.assets import Asset
 from synthicl.backbones.spec import BackboneSpec
@@ -30,7 +30,8 @@ def mini_conv() -> nn.Module:
     """A residual network of 0.6 M parameters: another inductive bias, for transfer; average-pooled, 128-d."""
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 128), stem_width=32, num_classes=0)
+    block: Any = BasicBlock  # timm annotates an instance where it wants the class
+    return ResNet(block, layers=(1, 1, 1, 1), channels=(32, 64, 128, 128), stem_width=32, num_classes=0)
 
 
 def load_safetensors(network: nn.Module, path: Path) -> None:
@@ -45,8 +46,11 @@ def load_safetensors(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--backbone.weights={path}: not the weights of this backbone ({reason}).") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--backbone.weights={path}: not the weights of this backbone ({reason}). "
+            "Choose another file or --backbone.name."
+        ) from error
 
 
 def _spec(build: Callable[[], nn.Module]) -> BackboneSpec:

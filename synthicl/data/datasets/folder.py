@@ -65,11 +65,15 @@ def load(root: Path) -> ImageDataset:
     train = scan(train_root, class_names)
     for label, name in enumerate(class_names):
         if not (train.labels == label).any():
-            raise UserError(f"--data.root={root}: no images in class folder {train_root / name}. Add some, or remove it.")
+            raise UserError(
+                f"--data.root={root}: no images in class folder {train_root / name}. Add some, or remove it."
+            )
     if not has_splits:
         parts = stratified_split(train.labels, FRACTIONS)
         return ImageDataset({name: train.take(indices) for name, indices in parts.items()}, class_names)
-    return with_val({name: scan(root / name, class_names) for name in ("val", "test") if (root / name).is_dir()}, train, class_names)
+    return with_val(
+        {name: scan(root / name, class_names) for name in ("val", "test") if (root / name).is_dir()}, train, class_names
+    )
 
 
 def with_val(held_out: dict[str, LabelledImages], train: LabelledImages, class_names: list[str]) -> ImageDataset:
@@ -78,7 +82,9 @@ def with_val(held_out: dict[str, LabelledImages], train: LabelledImages, class_n
         return ImageDataset({"train": train, **held_out}, class_names)
     (test,) = held_out.values()
     parts = stratified_split(train.labels, VAL_OF_TRAIN)
-    return ImageDataset({"train": train.take(parts["train"]), "val": train.take(parts["val"]), "test": test}, class_names)
+    return ImageDataset(
+        {"train": train.take(parts["train"]), "val": train.take(parts["val"]), "test": test}, class_names
+    )
 
 
 def assets(root: Path) -> list[Asset]:

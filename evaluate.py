@@ -1,0 +1,8 @@
+"""Score context sets: ``python evaluate.py compare outputs/digits/latest``; ``--help`` shows every setting."""
+
+import sys
+
+from synthicl.cli import evaluate
+
+if __name__ == "__main__":
+    sys.exit(evaluate())
