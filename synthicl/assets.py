@@ -6,13 +6,13 @@ before torch is loaded.
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
-import urllib.error
+import threading
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ from synthicl.errors import UserError
 from synthicl.files import write_whole
 
 NETWORK_TIMEOUT = 2.0  # seconds to wait for a host before it counts as out of reach
+STALL_TIMEOUT = 60.0  # seconds without a byte after which a download counts as broken
+CHUNK = 2**20  # bytes
 
 
 def cache_dir() -> Path:
@@ -56,21 +58,26 @@ class Asset:
 
 
 def reachable(url: str, timeout: float = NETWORK_TIMEOUT) -> bool:
-    """Whether the host of ``url`` accepts a connection within ``timeout`` seconds, name lookup included."""
+    """Whether the host of ``url``, or the proxy before it, accepts a connection within ``timeout`` seconds."""
     parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    connected = threading.Event()
 
-    def connect() -> bool:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        with socket.create_connection((parts.hostname or "", port), timeout):
-            return True
+    def connect() -> None:
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout).close()
+        except OSError:
+            return
+        connected.set()
 
-    pool = ThreadPoolExecutor(1)  # a name lookup has no timeout of its own
-    try:
-        return pool.submit(connect).result(timeout)
-    except (OSError, FutureTimeoutError):
-        return False
-    finally:
-        pool.shutdown(wait=False)
+    # A name lookup has no timeout of its own, and at its exit the interpreter waits for threads that are no daemons.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return connected.is_set()
 
 
 def require(assets: Iterable[Asset]) -> None:
@@ -99,10 +106,28 @@ def obtain(asset: Asset) -> Path:
     require([asset])
     target = asset.places[-1]
     print(f"Downloading {asset.what} from {asset.source} to {target}", flush=True)
-    try:
-        write_whole(target, lambda path: urllib.request.urlretrieve(asset.source, path))
-    except (urllib.error.URLError, urllib.error.ContentTooShortError) as error:
-        raise UserError(
-            f"{asset.source}: download failed ({error}). Supply the file with {asset.flag}=PATH."
-        ) from error
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            for chunk in _download(asset):
+                file.write(chunk)
+
+    write_whole(target, write)
     return target
+
+
+def _download(asset: Asset) -> Iterator[bytes]:
+    """The bytes of an asset's source. Errors of the network are told apart from those of the disk here."""
+    received = 0
+    try:
+        with urllib.request.urlopen(asset.source, timeout=STALL_TIMEOUT) as response:
+            expected = response.headers.get("Content-Length")
+            while chunk := response.read(CHUNK):
+                received += len(chunk)
+                yield chunk
+        if expected is not None and received != int(expected):
+            raise ConnectionError(f"it broke off after {received} of {expected} bytes")
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"{asset.source}: download failed ({error}). Run again, or supply the file with {asset.flag}=PATH."
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -53,6 +54,8 @@ def guarded(command: Callable[[], object]) -> int:
         return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)
     except KeyboardInterrupt:
         return _say("Interrupted.", 130)
+    except ArgumentError as error:
+        return _say(f"error: {' '.join(str(error).split())} (--help shows every setting)", 2)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             return _say("Interrupted. A run goes on from its last checkpoint with CKPT=PATH.", 130)

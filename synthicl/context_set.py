@@ -113,11 +113,12 @@ class ContextSet:
                 tensors.get("images"),
                 json.loads(header["metadata"]),
             )
+            n = len(context.labels)
+            lengths = {len(context.embeddings), n if context.images is None else len(context.images)}
+            consistent = lengths == {n} and set(context.labels.tolist()) <= set(range(len(class_names)))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a context set, or damaged ({error}). Run the distillation again.") from error
-        n = len(context.labels)
-        lengths = {len(context.embeddings), n if context.images is None else len(context.images)}
-        if lengths != {n} or not set(context.labels.tolist()) <= set(range(len(class_names))):
+        if not consistent:
             raise UserError(f"{path}: rows, images, labels and class names do not belong together. Distil again.")
         return context
 

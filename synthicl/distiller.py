@@ -27,7 +27,6 @@ from synthicl.randomness import keyed_generator
 from synthicl.real_side import Bank, OnlineBatches
 from synthicl.synthetic import SyntheticPyramid
 
-
 CHECK_EVERY = 10  # steps between two looks at whether the loss is finite
 
 

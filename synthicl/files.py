@@ -58,6 +58,10 @@ def safe_folder_name(name: str) -> str:
     Raises:
         UserError: the name would leave its folder (a separator, ``..``) or cannot be a file name.
     """
-    if not name or name in {".", ".."} or any(character in name for character in "/\\\0") or len(name.encode()) > 200:
-        raise UserError(f"class name {name!r} cannot be a folder's name. Rename the class.")
+    encoded = name.encode(errors="replace")  # names on disk that are not UTF-8 come with lone surrogates
+    unfit = any(character in name for character in "/\\\0") or encoded.decode() != name or len(encoded) > 200
+    if name in {"", ".", ".."} or unfit:
+        raise UserError(
+            f"class name {name!r} cannot be a folder's name (separators, not UTF-8, or over 200 bytes). Rename it."
+        )
     return name

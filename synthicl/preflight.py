@@ -39,7 +39,11 @@ def expand(args: list[str]) -> list[str]:
     arguments = iter(args)
     for argument in arguments:
         flag, _, value = argument.partition("=")
-        if flag == "--model.objective" and "." not in (value := value or next(arguments, "")):
+        if flag == "--model.objective":
+            value = value or next(arguments, "")
+            if "." in value:  # the path of a class
+                expanded.append(f"{flag}={value}")
+                continue
             if value not in config_names("objective"):
                 known = ", ".join(config_names("objective"))
                 raise UserError(f"--model.objective={value}: unknown objective. Choose one of: {known}.")
@@ -48,7 +52,7 @@ def expand(args: list[str]) -> list[str]:
             expanded.append(argument)
     checkpoint = settings(expanded).get("ckpt_path")
     if checkpoint and expanded[0] == "fit":
-        config = Path(checkpoint).parents[1] / "config.yaml"
+        config = Path(checkpoint).resolve().parent.parent / "config.yaml"
         if not Path(checkpoint).is_file():
             raise UserError(
                 f"--ckpt_path={checkpoint}: no such file. Checkpoints lie in outputs/*/version_*/checkpoints/."
@@ -76,7 +80,7 @@ def settings(args: list[str]) -> dict[str, Any]:
         if flag in {"-c", "--config"}:
             found |= _flatten(_read(Path(value)))
         else:
-            found[flag.lstrip("-")] = value
+            found[flag.lstrip("-")] = None if value == "null" else value
     return found
 
 
@@ -87,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"-c {path}: no such file.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"-c {path}: not valid YAML ({' '.join(str(error).split())}).") from error
     return content if isinstance(content, dict) else {}
 

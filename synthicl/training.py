@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -28,6 +29,12 @@ from synthicl.preflight import CONFIGS, run_config
 from synthicl.run_folder import next_version, point_latest
 
 
+def _folder(trainer: L.Trainer) -> Path:
+    """The run's folder, without a collective call: ``trainer.log_dir`` is one."""
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    return Path(trainer.logger.log_dir)
+
+
 class SaveConfig(SaveConfigCallback):
     """Write config.yaml whole, into the run's folder."""
 
@@ -37,9 +44,8 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the configuration and let ``latest`` point to the run."""
         if stage == "fit" and trainer.is_global_zero:
-            assert trainer.log_dir is not None
             text = self.parser.dump(self.config, skip_none=False)
-            run = Path(trainer.log_dir)
+            run = _folder(trainer)
             write_whole(run / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
             point_latest(run)
 
@@ -56,6 +62,7 @@ class DistillCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the groups, and the links between them."""
         parser.add_argument("--output_dir", default="outputs", help="Runs go to <output_dir>/<dataset>/version_<n>.")
+        parser.add_argument("--random_draws", type=int, default=50, help="Random contexts in the final table.")
         parser.add_class_arguments(FrozenBackbone, "backbone")
         parser.add_lightning_class_args(TabICLEvaluation, "tabicl")
         parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
@@ -103,9 +110,10 @@ class DistillCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
+        if torch.distributed.is_initialized():  # the scoring is rank 0's alone
+            torch.distributed.destroy_process_group()
         if self.trainer.is_global_zero:
-            assert self.trainer.log_dir is not None
-            run = Path(self.trainer.log_dir)
+            run = _folder(self.trainer)
             evaluate_run(run, run_config(run), self.trainer.strategy.root_device)
 
 
@@ -113,8 +121,18 @@ def run(args: ArgsType) -> None:
     """Parse a command line and run its subcommand."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning's advice on loaders and epochs does not apply: the "loader" yields step numbers.
-    # The backbone is meant to be in evaluation mode, and a checkpoint to hold the state after the step.
-    for message in (".*many workers.*", ".*mid-epoch.*", ".*in eval mode.*", ".*pre-optimization state.*"):
+    # The backbone is meant to be in evaluation mode, a checkpoint to hold the state after the step, and this function to
+    # be handed the process's own arguments; the rest is Lightning's advice on data loaders, and libraries' own.
+    for message in (
+        ".*in eval mode.*",
+        ".*pre-optimization state.*",
+        ".*args parameter is intended.*",
+        ".*exists and is not empty.*",  # a run that goes on
+        ".*many workers.*",
+        ".*sync_dist=True.*",  # the score of rank 0 was broadcast
+        ".*not resumable.*",
+        ".*isinstance.treespec.*",
+    ):
         warnings.filterwarnings("ignore", message)
     DistillCLI(
         Distiller,
@@ -123,8 +141,10 @@ def run(args: ArgsType) -> None:
         save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=False,
         trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs={
-            name: {"default_config_files": [str(CONFIGS / "default.yaml")]} for name in DistillCLI.subcommands()
+        parser_kwargs={"exit_on_error": False}
+        | {
+            name: {"default_config_files": [str(CONFIGS / "default.yaml")], "exit_on_error": False}
+            for name in DistillCLI.subcommands()
         },
         args=args,
     )

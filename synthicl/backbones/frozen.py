@@ -33,7 +33,7 @@ class FrozenBackbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str = "mini", weights: str | Path | None = None) -> None:
+    def __init__(self, name: str, weights: str | Path | None = None) -> None:
         super().__init__()
         spec = backbone_spec(name)
         path = obtain(spec.weights_asset(weights))

@@ -32,7 +32,7 @@ class ImageDataModule(L.LightningDataModule):
         UserError: unknown name, missing files, or a class that is missing from a split.
     """
 
-    def __init__(self, name: str = "digits", root: Path = Path("data"), num_workers: int = 0) -> None:
+    def __init__(self, name: str, root: Path = Path("data"), num_workers: int = 0) -> None:
         super().__init__()
         spec = dataset_spec(name)
         dataset = spec.load(Path(root))

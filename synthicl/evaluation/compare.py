@@ -15,8 +15,6 @@ from synthicl.evaluation.results import Results, Row
 from synthicl.probes.probe import Probe
 from synthicl.registry import registered
 
-RANDOM_DRAWS = 50  # as in the post
-
 
 class Context(NamedTuple):
     """A context set in a comparison; names as in `Row`."""
@@ -28,7 +26,7 @@ class Context(NamedTuple):
     y: Tensor
 
 
-def real_contexts(z: Tensor, y: Tensor, ipc: int, draws: int = RANDOM_DRAWS) -> list[Context]:
+def real_contexts(z: Tensor, y: Tensor, ipc: int, draws: int) -> list[Context]:
     """Every registered builder's context from the clean training embeddings z (N, D); ``random`` is drawn often."""
     contexts = []
     for name, build in registered(selection).items():

@@ -69,8 +69,8 @@ class Comparison(NamedTuple):
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> Comparison:
     """Compare two contexts on the same queries, each (draws, q), bool."""
-    differences = bootstrap_means(first) - bootstrap_means(second)
-    low, high = np.percentile(differences, [2.5, 97.5])
+    differences = np.round(bootstrap_means(first) - bootstrap_means(second), 12)  # a tie is a tie, not 1e-17
+    low, high = np.percentile(differences, [2.5, 97.5]) + 0.0  # no negative zero
     tail = min((differences <= 0).mean(), (differences >= 0).mean())
     p_value = min(2 * max(float(tail), 1 / RESAMPLES), 1.0)
     return Comparison(Interval(float(first.mean() - second.mean()), float(low), float(high)), p_value)

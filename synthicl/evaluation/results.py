@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from synthicl.errors import UserError
 from synthicl.files import write_whole
@@ -93,8 +93,8 @@ class Results:
 
     def save(self, folder: Path) -> None:
         """Write both files into ``folder``, predictions first: a row is never without them."""
-        tensors = {key: torch.from_numpy(value).to(torch.int64) for key, value in self.predictions.items()}
-        tensors |= {f"labels/{split}": torch.from_numpy(value).to(torch.int64) for split, value in self.labels.items()}
+        tensors = {key: value.astype(np.int64) for key, value in self.predictions.items()}
+        tensors |= {f"labels/{split}": value.astype(np.int64) for split, value in self.labels.items()}
         write_whole(folder / "predictions.safetensors", lambda path: path.write_bytes(save(tensors)))
         text = json.dumps([asdict(row) for row in self.rows.values()], indent=1, ensure_ascii=False)
         write_whole(folder / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
@@ -104,7 +104,7 @@ class Results:
         """Read what `save` wrote; empty if there is nothing yet.
 
         Raises:
-            UserError: results.json is damaged.
+            UserError: one of the files is damaged.
         """
         results = cls()
         path = folder / "results.json"
@@ -116,9 +116,11 @@ class Results:
                 Row(**{name: value for name, value in entry.items() if name in names})
                 for entry in json.loads(path.read_text(encoding="utf-8"))
             ]
-            tensors = {name: tensor.numpy() for name, tensor in load_file(folder / "predictions.safetensors").items()}
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            raise UserError(f"{path}: damaged ({error}). Delete it, and evaluate the run again.") from error
+            tensors = load_file(folder / "predictions.safetensors")
+        except (ValueError, TypeError, AttributeError, OSError, SafetensorError) as error:
+            raise UserError(
+                f"{path}, or predictions.safetensors beside it: damaged ({error}). Delete both and evaluate again."
+            ) from error
         results.labels = {
             name.removeprefix("labels/"): value for name, value in tensors.items() if name.startswith("labels/")
         }

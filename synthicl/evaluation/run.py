@@ -59,7 +59,7 @@ def evaluate_run(folder: Path, config: Mapping[str, Any], device: torch.device |
     checkpoint = obtain(checkpoint_asset(config["tabicl.checkpoint"], config["tabicl.model_path"]))
     probes: list[Probe] = [TabICLProbe(context_set.protocol, checkpoint, device), LinearProbe()]
 
-    contexts = real_contexts(*embedded["train"], metadata["ipc"])
+    contexts = real_contexts(*embedded["train"], metadata["ipc"], config["random_draws"])
     contexts.append(Context("synthetic", 0, "last", context_set.embeddings, context_set.labels))
     if (folder / BEST).is_dir():
         best = ContextSet.load(folder / BEST)

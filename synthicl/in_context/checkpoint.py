@@ -6,6 +6,7 @@ TabICL v2: J. Qu, D. Holzmueller, G. Varoquaux and M. Le Morvan, 2026; v1: ICML 
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from synthicl.assets import Asset, cache_dir
@@ -43,3 +44,24 @@ def checkpoint_asset(checkpoint: str, model_path: str | Path | None = None) -> A
     snapshots = sorted((hub / "snapshots").glob(f"*/{name}")) or [hub / "snapshots" / name]
     source = f"https://huggingface.co/{HUB}/resolve/main/{name}"
     return Asset(f"TabICL {checkpoint} checkpoint", flag, (*snapshots, cache_dir() / name), source)
+
+
+@cache
+def check_checkpoint(path: Path) -> None:
+    """Check that a file is a checkpoint in tabicl's format.
+
+    Raises:
+        UserError: it is not; nothing in it was executed.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"config", "state_dict"} - set(content)
+    except Exception as error:  # torch.load states no list of what it raises
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"--tabicl.model_path={path}: not a TabICL checkpoint ({type(error).__name__}: {reason}). Choose another."
+        ) from error
+    if missing:
+        raise UserError(f"--tabicl.model_path={path}: not a TabICL checkpoint (it lacks {', '.join(sorted(missing))}).")

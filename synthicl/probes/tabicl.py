@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synthicl.in_context.checkpoint import check_checkpoint
 from synthicl.in_context.protocol import Protocol
 from synthicl.probes.probe import Probe
 
@@ -27,6 +28,9 @@ class TabICLProbe(Probe):
         model_path: a checkpoint in tabicl's format; it is loaded with ``weights_only``.
         device: where it runs.
         random_state: seed of the ensemble's shuffles.
+
+    Raises:
+        UserError: the file is no TabICL checkpoint.
     """
 
     name = "tabicl"
@@ -35,6 +39,7 @@ class TabICLProbe(Probe):
     def __init__(
         self, protocol: Protocol, model_path: Path, device: torch.device | str = "cpu", random_state: int = 42
     ) -> None:
+        check_checkpoint(model_path)
         self.protocol = protocol
         self.model_path = model_path
         self.device = device

@@ -66,15 +66,15 @@ def accuracy_table(results: Results, split: str) -> tuple[str, list[str], list[l
 
 def comparison_table(results: Results, split: str) -> tuple[str, list[str], list[list[str]]]:
     """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
-    rows = results.select(split=split, probe="tabicl")
-    protocol = rows[0].protocol
-    chosen = groups(results, split)
-    synthetic = [row for row in chosen[("synthetic", "last")] if row.probe == "tabicl"]
-    names = [key for key in chosen if key[0] != "synthetic"]
-    comparisons = []
-    for key in names:
-        other = [row for row in chosen[key] if row.probe == "tabicl"]
-        comparisons.append(paired_difference(results.correct(synthetic), results.correct(other)))
+    synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
+    protocol = synthetic[-1].protocol  # one of them, if the run was evaluated with several
+    rows = {
+        key: [row for row in group if (row.probe, row.protocol) == ("tabicl", protocol)]
+        for key, group in groups(results, split).items()
+    }
+    names = [key for key in rows if key[0] != "synthetic" and rows[key]]
+    correct = results.correct(rows["synthetic", "last"])
+    comparisons = [paired_difference(correct, results.correct(rows[key])) for key in names]
     adjusted = holm([comparison.p_value for comparison in comparisons])
     body = []
     for key, comparison, p_value in zip(names, comparisons, adjusted, strict=True):
@@ -87,7 +87,7 @@ def comparison_table(results: Results, split: str) -> tuple[str, list[str], list
 
 def print_tables(results: Results, split: str) -> None:
     """Print both tables to the terminal."""
-    console = Console(width=max(Console().width, 110), highlight=False)
+    console = Console(width=max(Console().width, 160), highlight=False)  # tables are as wide as their cells need
     for title, header, body in (accuracy_table(results, split), comparison_table(results, split)):
         table = Table(title=title, title_justify="left")
         for position, name in enumerate(header):

@@ -16,6 +16,7 @@ from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.images import LabelledImages
 from synthicl.data.splits import stratified_split
 from synthicl.errors import UserError
+from synthicl.files import safe_folder_name
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FRACTIONS = {"val": 0.2, "test": 0.2}  # of a folder that comes without splits
@@ -52,11 +53,13 @@ def load(root: Path) -> ImageDataset:
     """Find the images of a folder dataset and split them.
 
     Raises:
-        UserError: no class folders, fewer than two classes, or a class without images.
+        UserError: no such folder, fewer than two classes, a class without images, or a name that cannot be written.
     """
+    if not root.is_dir():
+        raise UserError(f"--data.root={root}: not a folder. Name the folder that holds one subfolder per class.")
     has_splits = (root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())
     train_root = root / "train" if has_splits else root
-    class_names = [folder.name for folder in class_folders(train_root)]
+    class_names = [safe_folder_name(folder.name) for folder in class_folders(train_root)]
     if len(class_names) < 2:
         raise UserError(
             f"--data.root={root}: found {len(class_names)} class folders in {train_root}. "

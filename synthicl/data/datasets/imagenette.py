@@ -1,18 +1,23 @@
-"""`imagenette`: ten easy classes of ImageNet (J. Howard, https://github.com/fastai/imagenette), through torchvision.
+"""`imagenette`: ten easy classes of ImageNet (J. Howard, https://github.com/fastai/imagenette), as in torchvision.
 
 It ships ``train`` and ``val``: its ``val`` is the test split here, and ``val`` is a stratified tenth of its ``train``.
 """
 
 from __future__ import annotations
 
+import gzip
+import tarfile
+import tempfile
+import zlib
 from functools import partial
 from pathlib import Path
 
-from synthicl.assets import Asset
+from synthicl.assets import Asset, obtain
 from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.datasets.folder import scan, with_val
 from synthicl.data.images import LabelledImages
 from synthicl.errors import UserError
+from synthicl.files import disk_error
 
 # WordNet id -> class name, in the order of torchvision.datasets.Imagenette.
 CLASSES = {
@@ -32,23 +37,24 @@ SOURCE = "https://s3.amazonaws.com/fast-ai-imageclas/{}.tgz"
 
 
 def assets(root: Path, size: str) -> list[Asset]:
-    """The unpacked folder, below ``root`` or ``root`` itself, or the archive below ``root``."""
+    """The unpacked folder, below ``root`` or ``root`` itself, or the archive beside it."""
     folder = FOLDERS[size]
     unpacked = root if root.name == folder else root / folder
-    return [Asset(f"Imagenette ({size})", "--data.root", (unpacked, root / f"{folder}.tgz"), SOURCE.format(folder))]
+    archive = unpacked.with_name(f"{folder}.tgz")
+    return [Asset(f"Imagenette ({size})", "--data.root", (unpacked, archive), SOURCE.format(folder))]
 
 
 def load(root: Path, size: str) -> ImageDataset:
-    """Find Imagenette; torchvision unpacks the archive, or downloads it, when the folder is not there.
+    """Find Imagenette; where there is no folder the archive is unpacked, and downloaded before if need be.
 
     Raises:
-        UserError: a split or a class is missing: an archive that was unpacked in part.
+        UserError: the archive is damaged or out of reach, or a split or a class is missing.
     """
-    folder = assets(root, size)[0].places[0]
-    if not folder.exists():
-        from torchvision.datasets import Imagenette
-
-        Imagenette(root, split="train", size=size, download=True)
+    (asset,) = assets(root, size)
+    folder = asset.places[0]
+    found = obtain(asset)
+    if found != folder:
+        unpack(found, folder)
     splits: dict[str, LabelledImages] = {}
     for split in ("train", "val"):
         present = {path.name for path in (folder / split).iterdir()} if (folder / split).is_dir() else set()
@@ -57,6 +63,30 @@ def load(root: Path, size: str) -> ImageDataset:
             raise UserError(f"--data.root: {folder / split} lacks {', '.join(missing)}. Unpack the archive again.")
         splits[split] = scan(folder / split, list(CLASSES))
     return with_val({"test": splits["val"]}, splits["train"], list(CLASSES.values()))
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack ``archive``, which holds ``folder.name``, and move that into place in one step.
+
+    Raises:
+        UserError: the archive is damaged, or the disk is full.
+    """
+    print(f"Unpacking {archive}", flush=True)
+    try:
+        with gzip.open(archive) as stream:  # its checksum stands at the end, where tarfile does not read
+            while stream.read(2**20):
+                pass
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            with tarfile.open(archive, "r:gz") as file:
+                # Python before 3.11.4 has no filters.
+                file.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+                file.extractall(temporary)
+            if not folder.exists():  # another rank may have been quicker
+                (Path(temporary) / folder.name).replace(folder)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError) as error:
+        raise UserError(f"{archive}: damaged, or not {folder.name} ({error}). Delete it and run again.") from error
+    except OSError as error:
+        raise disk_error(folder, error) from error
 
 
 REGISTERED = {

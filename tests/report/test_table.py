@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synthicl.evaluation.intervals import holm, mean_accuracy, paired_difference, wilson
+from synthicl.evaluation.results import Results, Row
+from synthicl.report.table import accuracy_table, comparison_table, markdown, print_tables
+
+LABELS = np.zeros(200, dtype=np.int64)
+ROW = Row("random", 0, 0, 1, "tabicl", "rotated16", "test", "", 0, 0.5, 10, 200, 0.1, 0.2, "train")
+
+
+def right(count, shift=0):
+    """Predictions that are right on ``count`` of 200 queries, from the ``shift``-th on."""
+    return (np.roll(np.arange(200), shift) >= count).astype(np.int64)
+
+
+@pytest.fixture
+def results():
+    results = Results(labels={"test": LABELS, "val": LABELS})
+
+    def add(correct, shift=0, **values):
+        results.add(replace(ROW, accuracy=correct / 200, **values), right(correct, shift))
+
+    add(190, context="synthetic", checkpoint="best_on_val")
+    add(188, context="synthetic", checkpoint="last")
+    add(196, context="all", n_context=898)
+    add(180, context="herding")  # a builder that came later
+    for draw, correct in enumerate((120, 140, 160)):
+        add(correct, context="random", draw=draw)
+        add(correct + 2, context="random", draw=draw, probe="linear", protocol="")
+    add(188, context="centroid")
+    add(1, context="synthetic", checkpoint="last", split="val")
+    return results
+
+
+def test_accuracy_table(results):
+    title, header, body = accuracy_table(results, "test")
+    assert title == "Accuracy on test in %, 200 queries, 95 % intervals"
+    assert header == ["context", "rows", "tabicl (rotated16)", "linear"]
+    assert [row[0] for row in body] == [
+        "random (3 draws)",
+        "centroid",
+        "synthetic",
+        "synthetic (best on val)",
+        "all",
+        "herding",
+    ]
+    assert body[4][1] == "898"
+    low, high = (100 * bound for bound in wilson(196, 200)[1:])
+    assert body[4][2:] == [f"98.0 [{low:.1f}, {high:.1f}]", ""]
+
+
+def test_draws_stand_with_their_mean_interval_and_spread(results):
+    correct = np.stack([right(count) == LABELS for count in (120, 140, 160)])
+    low, high = (100 * bound for bound in mean_accuracy(correct)[1:])
+    random = accuracy_table(results, "test")[2][0]
+    assert random[2] == f"70.0 [{low:.1f}, {high:.1f}], draws 60.0 to 80.0"
+    assert random[3].endswith("draws 61.0 to 81.0")
+
+
+def test_comparisons_are_paired_signed_and_corrected(results):
+    title, header, body = comparison_table(results, "test")
+    assert title == "Points on test with TabICL (rotated16), paired on the queries"
+    assert header == ["difference", "points [95 % interval]", "p (Holm)"]
+    rows = {row[0]: row[1:] for row in body}
+    assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "all", "herding")]
+    assert rows["synthetic - centroid"] == ["+0.0 [+0.0, +0.0]", "1.000"]
+    assert rows["synthetic - all"][0].startswith("-4.0 [-")
+    synthetic = (right(188) == LABELS)[None]
+    others = [[120, 140, 160], [188], [196], [180]]
+    p_values = holm(
+        [
+            paired_difference(synthetic, np.stack([right(count) == LABELS for count in counts])).p_value
+            for counts in others
+        ]
+    )
+    for text, p_value in zip((row[2] for row in body), p_values, strict=True):
+        assert text == ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}")
+
+
+def test_rows_of_another_protocol_are_not_mixed_in(results):
+    before = comparison_table(results, "test")
+    for row in results.select(split="test", probe="tabicl"):
+        results.add(replace(row, protocol="raw"), right(100))
+    title, _, body = comparison_table(results, "test")
+    assert title == "Points on test with TabICL (raw), paired on the queries"
+    assert all(row[1:] == ["+0.0 [+0.0, +0.0]", "1.000"] for row in body)
+    for row in results.select(protocol="raw"):
+        del results.rows[row.key]
+    results.add(replace(ROW, context="all", protocol="raw"), right(1))  # no synthetic row has that protocol
+    assert comparison_table(results, "test") == before
+
+
+def test_markdown():
+    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_print_tables(results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # a narrow terminal cuts nothing off
+    print_tables(results, "test")
+    out = " ".join(capsys.readouterr().out.split())  # a title may go over two lines
+    for title, header, body in (accuracy_table(results, "test"), comparison_table(results, "test")):
+        assert title in out
+        for cell in [*header, *(cell for row in body for cell in row)]:
+            assert cell in out

@@ -1,0 +1,38 @@
+"""Chunks change memory, not the result."""
+
+import pytest
+import torch
+
+from synthicl.chunking import backpropagate_in_chunks, chunks
+
+
+@pytest.mark.parametrize(("rows", "size", "expected"), [(5, 2, [(0, 2), (2, 4), (4, 5)]), (4, 4, [(0, 4)]), (0, 3, [])])
+def test_chunks_cover_all_rows_once(rows, size, expected):
+    assert [(part.start, part.stop) for part in chunks(rows, size)] == expected
+
+
+def test_gradient_and_loss_do_not_depend_on_the_chunk_size():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    start = torch.randn(7, 4, dtype=torch.float64, generator=generator)
+
+    def step(chunk_size: int):
+        x = start.clone().requires_grad_()
+        graphs = []
+
+        def embed(part: slice) -> torch.Tensor:
+            graphs.append(torch.is_grad_enabled())
+            return torch.tanh(x[part] @ weight)
+
+        loss = backpropagate_in_chunks(
+            embed, 7, chunk_size, lambda z: z, 0, lambda z: (z.T @ z).square().sum(), lambda scalar: scalar.backward()
+        )
+        return loss, x.grad, graphs
+
+    whole_loss, whole_gradient, whole_graphs = step(7)
+    assert whole_graphs == [True]  # nothing is run twice
+    for chunk_size in (1, 3):
+        loss, gradient, graphs = step(chunk_size)
+        torch.testing.assert_close(loss, whole_loss, rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradient, whole_gradient, rtol=1e-12, atol=0)
+        assert graphs.count(True) == graphs.count(False) == len(chunks(7, chunk_size))

@@ -1,0 +1,295 @@
+"""The command lines, in process where that is possible: what people type, what they get, what they read when it fails."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from synthicl.backbones import create_backbone
+from synthicl.cli import evaluate, train
+from synthicl.context_set import ContextSet
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.embeddings import embed_views
+from synthicl.evaluation.compare import score
+from synthicl.evaluation.results import Results
+from synthicl.in_context.checkpoint import MINI
+from synthicl.probes.tabicl import TabICLProbe
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ["-c", str(ROOT / "configs/data/digits.yaml")]
+QUICK = [
+    "--trainer.max_steps=12",
+    "--trainer.val_check_interval=4",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.accelerator=cpu",
+    "--model.grow_every=3",
+    "--tabicl.protocol=rotated8",
+    "--tabicl.n_estimators=2",
+    "--random_draws=3",
+]
+
+
+def run(*args: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of ``train.py``, in process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = train(list(args))
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run: its folder and what it printed."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    code, out, err = run("fit", *DIGITS, *QUICK, f"--output_dir={outputs}")
+    assert code == 0, err
+    return outputs / "digits" / "version_0", out
+
+
+def test_the_folder_is_the_artefact(finished):
+    folder, _ = finished
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.")}
+    assert names >= {
+        *("context.safetensors", "images", "grid.png", "config.yaml", "results.json", "predictions.safetensors"),
+        *("README.md", "best_on_val", "checkpoints"),
+    }
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert (folder.parent / "latest").resolve() == folder.resolve()
+    assert not [path for path in folder.rglob("*") if path.suffix in {".pkl", ".pickle", ".pt", ".npy", ".npz"}]
+    for checkpoint in (folder / "checkpoints").iterdir():
+        torch.load(checkpoint, weights_only=True)
+
+
+def test_what_is_printed(finished):
+    folder, out = finished
+    assert re.search(r"10 synthetic images, 12 steps, about [\d.]+ s each", out)
+    for word in ("random (3 draws)", "centroid", "class_mean", "synthetic", "all", "tabicl (rotated8)", "linear"):
+        assert word in out
+    assert "95 % intervals" in out
+    assert out.rstrip().splitlines()[-1].endswith(str(folder))
+
+
+def test_results_use_the_words_of_the_docs(finished):
+    rows = json.loads((finished[0] / "results.json").read_text())
+    assert {row["context"] for row in rows} == {"random", "centroid", "class_mean", "synthetic", "all"}
+    assert {(row["probe"], row["protocol"]) for row in rows} == {("tabicl", "rotated8"), ("linear", "")}
+    assert {row["split"] for row in rows} == {"val", "test"}
+    assert {row["checkpoint"] for row in rows if row["context"] == "synthetic"} == {"last", "best_on_val"}
+    assert {row["n_query"] for row in rows if row["split"] == "test"} == {539}
+    assert {row["n_context"] for row in rows} == {10, 899}
+    assert len([row for row in rows if row["context"] == "random"]) == 3 * 2 * 2
+
+
+def test_images_embedded_again_give_the_stored_rows_and_the_stored_accuracy(finished):
+    folder, _ = finished
+    context = ContextSet.load(folder)
+    dataset = ImageFolder(folder / "images")
+    assert dataset.classes == context.class_names
+    pixels = torch.stack([pil_to_tensor(Image.open(path).convert("RGB")) for path, _ in dataset.samples])
+    assert torch.equal(pixels, context.images)
+    backbone = create_backbone("mini")
+    embeddings = backbone(pixels / 255)
+    torch.testing.assert_close(embeddings, context.embeddings, rtol=1e-5, atol=1e-5)
+    test = ImageDataModule("digits").splits["test"]
+    probe = TabICLProbe(context.protocol, MINI)
+    probe.fit(embeddings, torch.tensor([label for _, label in dataset.samples]))
+    queries = embed_views(backbone, test, 32)[0], torch.from_numpy(test.labels)
+    _, measured = score(probe, *queries, context.labels.unique().numpy())
+    (row,) = Results.load(folder).select(context="synthetic", checkpoint="last", probe="tabicl", split="test")
+    assert measured["accuracy"] == pytest.approx(row.accuracy, abs=1 / 539 + 1e-9)
+
+
+def test_best_on_val_is_the_best_validation(finished):
+    folder, _ = finished
+    events = EventAccumulator(str(folder)).Reload()
+    accuracies = {event.step: event.value for event in events.Scalars("val/tabicl_accuracy")}
+    best = max(accuracies.values())
+    metadata = ContextSet.load(folder / "best_on_val").metadata
+    assert accuracies[metadata["steps"] - 1] == best
+    (row,) = Results.load(folder).select(context="synthetic", checkpoint="best_on_val", probe="tabicl", split="val")
+    assert row.accuracy == pytest.approx(best, abs=1e-6)
+
+
+def test_tensorboard_shows_curves_images_and_settings(finished):
+    events = EventAccumulator(str(finished[0])).Reload()
+    scalars = {"train/loss", "train/lr", "train/resolution", "val/tabicl_accuracy", "val/tabicl_cross_entropy"}
+    assert set(events.Tags()["scalars"]) >= scalars | {"val/tabicl_seconds"}
+    assert len(events.Images("synthetic images")) == 3
+    assert any("hparams" in tag for tag in events.PluginTagToContent("hparams"))
+
+
+def test_evaluate_repeats_the_table(finished, capsys):
+    folder, _ = finished
+    before = (folder / "predictions.safetensors").read_bytes()
+    rows = Results.load(folder).rows
+    assert evaluate(["compare", str(folder)]) == 0
+    assert {key: row.accuracy for key, row in Results.load(folder).rows.items()} == {
+        key: row.accuracy for key, row in rows.items()
+    }
+    assert (folder / "predictions.safetensors").read_bytes() == before
+    assert "synthetic - centroid" in capsys.readouterr().out
+
+
+def test_validate_and_test_score_a_checkpoint(finished):
+    folder, _ = finished
+    for command, split in (("validate", "val"), ("test", "test")):
+        code, out, err = run(command, *DIGITS, *QUICK, f"--ckpt_path={folder}/checkpoints/last.ckpt")
+        assert code == 0, err
+        assert f"{split}/tabicl_accuracy" in out
+
+
+def test_a_finished_run_goes_on_with_flags_that_win(tmp_path):
+    assert run("fit", *DIGITS, *QUICK, f"--output_dir={tmp_path}")[0] == 0
+    checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--trainer.max_steps=16", "--model.lr_schedule=constant")
+    assert code == 0, err
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 16
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["latest", "version_0"]
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.ipc=2")
+    assert code == 2
+    assert "--model.ipc=2: the checkpoint was made with 1, which cannot change when a run goes on" in err
+
+
+def spawn(*args: str, **settings) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), "fit", *args]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **settings)
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Images in float64 after growth; 10 images on 3 processes do not divide evenly."""
+    states = []
+    for devices in (1, 3):
+        outputs = tmp_path / str(devices)
+        process = spawn(
+            *(*DIGITS, *QUICK, f"--output_dir={outputs}", f"--trainer.devices={devices}"),
+            *("--trainer.precision=64-true", "--trainer.val_check_interval=12", "--model.chunk_size=4"),
+            stdout=subprocess.DEVNULL,
+        )
+        assert process.wait(timeout=240) == 0, process.stderr.read()
+        states.append(torch.load(outputs / "digits/version_0/checkpoints/last.ckpt", weights_only=True))
+        assert (outputs / "digits/version_0/results.json").exists()
+    one, many = states
+    assert one["global_step"] == many["global_step"] == 12
+    for name, level in one["state_dict"].items():
+        torch.testing.assert_close(many["state_dict"][name], level, rtol=0, atol=1e-8)
+    for key, moment in one["optimizer_states"][0]["state"].items():
+        other = many["optimizer_states"][0]["state"][key]
+        torch.testing.assert_close(other["exp_avg"], moment["exp_avg"], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [(signal.SIGINT, 130, "Interrupted."), (signal.SIGTERM, 143, "Terminated.")]
+)
+def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path):
+    process = spawn(*DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.max_steps=100000", stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert err.rstrip().splitlines()[-1] == f"{line} A run goes on from its last checkpoint with CKPT=PATH."
+    assert torch.load(checkpoint, weights_only=True)["global_step"] % 4 == 0
+    assert [path for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    import fsspec.implementations.local as local
+
+    checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
+    commit = local.LocalFileOpener.commit
+
+    def commit_once(self) -> None:
+        if Path(self.path) == checkpoint and checkpoint.exists():
+            raise OSError(errno.ENOSPC, "No space left on device", self.path)
+        commit(self)
+
+    monkeypatch.setattr(local.LocalFileOpener, "commit", commit_once)
+    code, _, err = run("fit", *DIGITS, *QUICK, f"--output_dir={tmp_path}")
+    assert code == 2
+    assert "the disk is full" in err
+    assert str(checkpoint) in err
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.lrr=1"], r"unrecognized arguments: --model\.lrr=1"),
+        (["--model.lr=fast"], r'Parser key "model\.lr": .*fast'),
+        (["--model.objective=nope"], r"--model\.objective=nope: unknown objective\. Choose one of: lgm, lgm_reference"),
+        (["--data.name=nope"], r"--data\.name=nope: unknown\. Choose one of: digits, folder"),
+        (["--backbone.name=nope"], r"--backbone\.name=nope: unknown\. Choose one of: .*mini"),
+        (["--tabicl.checkpoint=v9"], r"--tabicl\.checkpoint=v9: unknown\. Choose one of: mini, v2"),
+        (["--tabicl.protocol=pca"], r"--tabicl\.protocol=pca: unknown\. Choose auto, raw"),
+        (["--tabicl.max_queries=0"], r"--tabicl\.max_queries=0: must be at least 1"),
+        (["--model.image_size=16"], r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
+        (["--ckpt_path=gone.ckpt"], r"--ckpt_path=gone\.ckpt: no such file"),
+        (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
+        (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
+        (["--model.augmentation.noise_std=inf"], r"The loss became NaN or infinite before step \d+\."),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line(flags, message, tmp_path):
+    code, _, err = run("fit", *DIGITS, *QUICK, f"--output_dir={tmp_path}", *flags)
+    assert code == 2
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_no_dataset_is_said(tmp_path):
+    code, _, err = run("fit", f"--output_dir={tmp_path}")
+    assert code == 2
+    assert "data.name" in err
+
+
+def test_evaluate_says_what_is_wrong(tmp_path, capsys):
+    assert evaluate(["compare", str(tmp_path)]) == 2
+    assert "config.yaml is missing. Name the folder of a run" in capsys.readouterr().err
+
+
+def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
+    """The real layout and formats, only small: JPEG folders, an official DINOv2 .pth, a checkpoint in tabicl's format."""
+    from synthicl.backbones.models import dinov2
+    from synthicl.data.datasets.imagenette import CLASSES
+
+    state = dinov2.build("s", registers=False).state_dict() | {"mask_token": torch.zeros(1, 384)}
+    generator = torch.Generator().manual_seed(0)
+    official = {name: 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
+    torch.save(official, tmp_path / "dinov2_vits14_pretrain.pth")
+    for number, wnid in enumerate(CLASSES):
+        for split, count in (("train", 5), ("val", 2)):
+            for index in range(count):
+                path = tmp_path / "imagenette2-160" / split / wnid / f"{wnid}_{index}.JPEG"
+                write_image(path, size=(30 + number, 20), seed=10 * number + index)
+    code, out, err = run(
+        "fit",
+        *("-c", str(ROOT / "configs/data/imagenette-160.yaml"), *QUICK, f"--output_dir={tmp_path / 'outputs'}"),
+        *(f"--data.root={tmp_path}", "--data.num_workers=0", "--model.image_size=64", "--model.crop_size=56"),
+        *("--backbone.name=dinov2_vits14", f"--backbone.weights={tmp_path}/dinov2_vits14_pretrain.pth"),
+        *(f"--tabicl.model_path={MINI}", "--trainer.max_steps=4", "--model.views=1", "--model.bank_views=1"),
+        "--tabicl.protocol=rotated4",
+    )
+    assert code == 0, err
+    context = ContextSet.load(tmp_path / "outputs/imagenette-160/latest")
+    assert context.class_names[0] == "tench"
+    assert (tmp_path / "outputs/imagenette-160/latest/images/English springer/000.png").exists()
+    assert "synthetic" in out

@@ -1,0 +1,172 @@
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synthicl.errors import UserError
+from synthicl.preflight import CONFIGS, check, config_names, expand, run_config, settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def out_of_reach():
+    """A proxy that refuses connections: behind it there is no network, whatever the machine has."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound without listen
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {name: digits, root: here}\ntabicl:\n  checkpoint: mini\n  model_path: null\n")
+    return path
+
+
+def test_settings_are_dotted_names_and_later_ones_win(tmp_path, config):
+    later = tmp_path / "later.yaml"
+    later.write_text("data: {root: there}")
+    found = settings(["fit", "--data.name=a", "-c", str(config), f"--config={later}", "--tabicl.checkpoint", "v2"])
+    assert found == {"data.name": "digits", "data.root": "there", "tabicl.checkpoint": "v2", "tabicl.model_path": None}
+    assert settings(["fit", "-c", str(config), "--data.name=folder"])["data.name"] == "folder"
+    assert settings(["fit", "--data.root=a=b"]) == {"data.root": "a=b"}
+
+
+def test_null_takes_a_setting_back():
+    assert settings(["fit", "--tabicl.model_path=null"]) == {"tabicl.model_path": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"-c .*x\.yaml: no such file\."),
+        (b"a: [1", r"-c .*x\.yaml: not valid YAML \(.*\)\."),
+        (b"\x89PNG\r\n", r"-c .*x\.yaml: not valid YAML \(.*\)\."),
+    ],
+)
+def test_message_for_a_configuration_that_cannot_be_read(tmp_path, content, message):
+    path = tmp_path / "x.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        settings(["fit", "-c", str(path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_message_for_an_unknown_dataset():
+    with pytest.raises(UserError, match=r"^DATASET=digitz: unknown dataset\. Choose one of: digits, .*imagenette"):
+        settings(["fit", "-c", "configs/data/digitz.yaml"])
+
+
+@pytest.mark.parametrize("args", [["--model.objective=lgm"], ["--model.objective", "lgm"]])
+def test_objective_is_short_for_its_configuration_in_its_place(args):
+    expanded = expand(["fit", "--a=1", *args, "--b=2"])
+    assert expanded == ["fit", "--a=1", "-c", str(CONFIGS / "objective" / "lgm.yaml"), "--b=2"]
+
+
+@pytest.mark.parametrize("args", [["--model.objective=my.package.Class"], ["--model.objective", "my.package.Class"]])
+def test_objective_may_be_the_path_of_a_class(args):
+    assert expand(["fit", *args, "--b=2"]) == ["fit", "--model.objective=my.package.Class", "--b=2"]
+
+
+@pytest.mark.parametrize("args", [["--model.objective=lgn"], ["--model.objective", "lgn"]])
+def test_message_for_an_unknown_objective(args):
+    with pytest.raises(UserError, match=r"^--model\.objective=lgn: unknown objective\. Choose one of: .*lgm"):
+        expand(["fit", *args])
+
+
+def test_run_that_goes_on_starts_from_its_own_configuration(tmp_path, config, monkeypatch):
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"^--ckpt_path=.*last\.ckpt: no such file\. Checkpoints lie in outputs/"):
+        expand(["fit", f"--ckpt_path={checkpoint}"])
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    expected = ["fit", "-c", str(config), f"--ckpt_path={checkpoint}", "--data.root=moved"]
+    assert expand(["fit", f"--ckpt_path={checkpoint}", "--data.root=moved"]) == expected
+    monkeypatch.chdir(checkpoint.parent)
+    assert expand(["fit", "--ckpt_path", "last.ckpt"]) == ["fit", "-c", str(config), "--ckpt_path", "last.ckpt"]
+    config.unlink()
+    with pytest.raises(UserError, match=r"config\.yaml is missing, without which the run cannot go on\."):
+        expand(["fit", "--ckpt_path=last.ckpt"])
+
+
+def test_run_config(tmp_path, config):
+    assert run_config(tmp_path)["data.root"] == "here"
+    config.unlink()
+    with pytest.raises(UserError, match=r"config\.yaml is missing\. Name the folder of a run, such as outputs/"):
+        run_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"data.name": "digitz"}, r"^--data\.name=digitz: unknown\. Choose one of: digits, folder, imagenette"),
+        ({"backbone.name": "dino"}, r"^--backbone\.name=dino: unknown\. Choose one of: .*dinov2_vitb14, .*mini"),
+        ({"tabicl.checkpoint": "v3"}, r"^--tabicl\.checkpoint=v3: unknown\. Choose one of: mini, v2, v1\.1, v1\.$"),
+        (
+            {"data.name": "folder", "data.root": "/gone"},
+            r"^folder of images: .*/gone\)\. .*--data\.root=PATH",
+        ),
+        ({"backbone.name": "mini", "backbone.weights": "/gone"}, r"^weights .*/gone\)\. .*--backbone\.weights=PATH"),
+        ({"tabicl.model_path": "/gone"}, r"^TabICL checkpoint: .*/gone\)\. Supply it with --tabicl\.model_path=PATH"),
+    ],
+)
+def test_message_for_what_is_unknown_or_missing(found, message):
+    with pytest.raises(UserError, match=message):
+        check(found)
+
+
+def test_what_the_project_ships_is_found():
+    check({})
+    check(settings(["fit", "-c", str(CONFIGS / "data" / "digits.yaml")]))
+
+
+def test_every_configuration_names_what_exists(monkeypatch, out_of_reach):
+    monkeypatch.setenv("https_proxy", out_of_reach)
+    for kind in ("data", "backbone", "tabicl", "objective"):
+        for name in config_names(kind):
+            try:
+                check(settings(["fit", "-c", str(CONFIGS / kind / f"{name}.yaml"), "--data.root=/gone"]))
+            except UserError as error:
+                assert "unknown" not in str(error)
+
+
+FLAGS = ["--data.name=imagenette", "--backbone.name=dinov2_vitb14", "--tabicl.checkpoint=v2"]
+
+
+@pytest.mark.parametrize("args", [FLAGS, ["-c", str(CONFIGS / "data" / "imagenette.yaml")]], ids=["flags", "config"])
+def test_imagenette_without_files_and_network_stops_at_once(tmp_path, out_of_reach, args):
+    places = {name: str(tmp_path) for name in ("SYNTHICL_CACHE", "HF_HUB_CACHE", "TORCH_HOME")}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "train.py", "fit", *args],
+        cwd=tmp_path,
+        env=os.environ | places | {"https_proxy": out_of_reach},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    seconds = time.monotonic() - start
+    assert done.returncode == 2
+    assert seconds < 5
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "import time:" in line}
+    assert not imported & {"torch", "torchvision", "lightning", "kornia", "timm", "tabicl", "sklearn"}
+    lines = [line for line in done.stderr.splitlines() if line and "import time:" not in line]
+    patterns = [
+        r"error: Imagenette \(full\): not found \(looked for .*imagenette2, .*imagenette2\.tgz; it comes from "
+        r"https://s3\.amazonaws\.com/\S+, which is out of reach\)\. Supply it with --data\.root=PATH\.",
+        r"DINOv2 ViT-B/14 weights: not found \(looked for .*\.pth; it comes from https://dl\.fbaipublicfiles\.com/\S+, "
+        r"which is out of reach\)\. Supply it with --backbone\.weights=PATH\.",
+        r"TabICL v2 checkpoint: not found \(looked for .*\.ckpt; it comes from https://huggingface\.co/\S+, "
+        r"which is out of reach\)\. Supply it with --tabicl\.model_path=PATH\.",
+    ]
+    assert len(lines) == 3
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line)

@@ -1,0 +1,250 @@
+"""The optimisation through Lightning's Trainer: equalities that a run must keep."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from synthicl.augmentation import Augmentation
+from synthicl.backbones import create_backbone
+from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.distiller import Distiller
+from synthicl.errors import UserError
+from synthicl.objectives import LinearGradientMatching
+
+
+class Crash(L.Callback):
+    """Ends a run as a power cut would, after a number of steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("crash")
+
+
+def distiller(data: ImageDataModule, **settings) -> Distiller:
+    defaults = {
+        "augmentation": Augmentation(flip=0, area=(0.6, 1), noise_std=0.05),
+        "image_size": 32,
+        "views": 2,
+        "lr": 0.03,
+        "grow_every": 3,
+    }
+    return Distiller(create_backbone("mini"), data.num_classes, LinearGradientMatching(heads=4), **defaults | settings)
+
+
+def trainer(steps: int, callbacks=(), **settings) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    loops = {"max_steps": steps, "max_epochs": -1, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
+    checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    every = {"limit_val_batches": 0} if "val_check_interval" not in settings else {"check_val_every_n_epoch": None}
+    return L.Trainer(callbacks=list(callbacks), enable_checkpointing=checkpoints, **quiet | loops | every | settings)
+
+
+def fit(steps: int = 8, callbacks=(), data=None, ckpt_path=None, trainer_settings=None, **settings) -> Distiller:
+    data = data or ImageDataModule("digits")
+    module = distiller(data, **settings)
+    runner = trainer(steps, callbacks, **trainer_settings or {})
+    runner.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+def levels(module: Distiller) -> list[torch.Tensor]:
+    return [level.detach().clone() for level in module.pyramid.levels]
+
+
+def assert_equal(first: Distiller, second: Distiller) -> None:
+    for one, other in zip(levels(first), levels(second), strict=True):
+        assert torch.equal(one, other)
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*in eval mode.*",
+    "ignore:.*many workers.*",
+    "ignore:.*pre-optimization state.*",
+    "ignore:.*exists and is not empty.*",
+    "ignore:.*not resumable.*",
+)
+
+
+@pytest.mark.parametrize("real", ["bank", "online"])
+@pytest.mark.parametrize("crash_at", [1, 4, 5, 7])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(real, crash_at, tmp_path):
+    """Before, at and after a growth (steps 4 and 7), from a checkpoint of the step before or two before."""
+    whole = fit(real=real)
+    save = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2, enable_version_counter=False)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(real=real, callbacks=[save, Crash(crash_at)])
+    checkpoint = tmp_path / "last.ckpt"
+    resumed = fit(real=real, callbacks=[save], ckpt_path=checkpoint if checkpoint.exists() else None)
+    assert_equal(resumed, whole)
+
+
+def test_how_often_one_validates_does_not_change_the_images():
+    never = fit(steps=6)
+    often = fit(
+        steps=6,
+        callbacks=[TabICLEvaluation(protocol="rotated4", n_estimators=1, max_queries=20)],
+        trainer_settings={"val_check_interval": 2},
+    )
+    assert_equal(never, often)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7])
+def test_the_gradient_does_not_depend_on_the_chunk_size(chunk_size):
+    whole = fit(steps=1, lr=1.0, trainer_settings={"precision": "64-true"})
+    parts = fit(steps=1, lr=1.0, chunk_size=chunk_size, trainer_settings={"precision": "64-true"})
+    for one, other in zip(whole.pyramid.parameters(), parts.pyramid.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-12)
+
+
+def test_the_seed_decides():
+    assert_equal(fit(steps=3, seed=1), fit(steps=3, seed=1))
+    assert not torch.equal(levels(fit(steps=3, seed=1))[0], levels(fit(steps=3, seed=2))[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"parameterisation": "pixels"},
+        {"init": "zero"},
+        {"augmentation": None},
+        {"augmentation": None, "real": "online"},
+        {"decorrelate": False},
+        {"bank_views": 2},
+        {"bank_batch_size": 50},
+        {"ipc": 3},
+        {"lr_schedule": "cosine"},
+        {"image_size": 40, "crop_size": 32},
+        {"trainer_settings": {"precision": "bf16-mixed"}},
+    ],
+    ids=str,
+)
+def test_every_setting_runs_and_changes_the_images(settings):
+    settings = {"trainer_settings": {}, **settings}
+    changed, default = fit(steps=2, **settings), fit(steps=2)
+    assert [len(level) for level in changed.pyramid.levels] == [changed.num_images] * len(changed.pyramid.levels)
+    assert all(torch.isfinite(level).all() for level in changed.pyramid.levels)
+    assert changed.context_rows().images.shape == (changed.num_images, 3, changed.image_size, changed.image_size)
+    one, other = levels(changed), levels(default)
+    assert len(one) != len(other) or any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_loss_falls():
+    losses = []
+
+    class Record(L.Callback):
+        def on_train_batch_end(self, trainer, *args) -> None:
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    fit(steps=40, callbacks=[Record()], grow_every=5)
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_growth_happens_at_the_steps_of_the_reference_and_restarts_adam():
+    seen = {}
+
+    class Record(L.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            state = next(iter(module.optimizers().optimizer.state.values()))
+            seen[int(batch)] = len(module.pyramid.levels), int(state["step"])
+
+    fit(steps=8, callbacks=[Record()], grow_every=3)
+    # step > 1 and (step - 1) % 3 == 0: levels are added at steps 4 and 7, counted from 0
+    assert [count for count, _ in seen.values()] == [1, 1, 1, 1, 2, 2, 2, 3]
+    assert [adam for _, adam in seen.values()] == [1, 2, 3, 4, 1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
+def test_backward_reaches_the_images_with_mixed_precision(precision):
+    if precision == "16-mixed" and not torch.cuda.is_available():
+        precision = "bf16-mixed"  # Lightning has no loss scaling on CPU
+    module = fit(steps=1, trainer_settings={"precision": precision})
+    assert all((level.grad.flatten(1).norm(dim=1) > 0).all() for level in module.pyramid.levels)
+
+
+def test_nan_ends_the_run_and_leaves_the_last_checkpoint_good(tmp_path):
+    save = ModelCheckpoint(tmp_path, "last", every_n_train_steps=5, enable_version_counter=False)
+
+    class Poison(L.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+            if batch_idx == 6:
+                with torch.no_grad():
+                    module.pyramid.levels[0].fill_(float("nan"))
+
+    with pytest.raises(UserError, match=r"The loss became NaN or infinite before step 10\. .* Lower --model\.lr"):
+        fit(steps=20, callbacks=[save, Poison()], grow_every=100)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 5
+    assert all(torch.isfinite(level).all() for level in state["state_dict"].values())
+
+
+def test_a_checkpoint_holds_the_images_but_not_the_backbone(tmp_path):
+    module = fit(steps=4, callbacks=[ModelCheckpoint(tmp_path, "last", every_n_train_steps=4)])
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert set(state["state_dict"]) == {f"pyramid.levels.{i}" for i in range(len(module.pyramid.levels))}
+    assert (tmp_path / "last.ckpt").stat().st_size < 200_000
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path):
+    save = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2)
+    fit(steps=2, callbacks=[save])
+    with pytest.raises(UserError, match=r"--model\.ipc=2: the checkpoint was made with 1"):
+        fit(callbacks=[save], ckpt_path=tmp_path / "last.ckpt", ipc=2)
+    torch.save({"state_dict": {}, "pytorch-lightning_version": L.__version__}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of a distillation"):
+        fit(ckpt_path=tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ipc": 0}, r"--model\.ipc=0: must be at least 1"),
+        ({"image_size": 16}, r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
+        ({"bank_views": 2, "augmentation": None}, r"--model\.bank_views=2 needs --model\.augmentation"),
+    ],
+)
+def test_settings_that_do_not_fit_together(settings, message):
+    with pytest.raises(UserError, match=message):
+        distiller(ImageDataModule("digits"), **settings)
+
+
+def test_odd_and_tiny_datasets(image_folder):
+    """Fewer images than a batch, and one training image in a class."""
+    counts = {"train": (5, 1), "val": (1, 1), "test": (2, 2)}
+    root = image_folder(
+        {f"{split}/{name}": n for split, ns in counts.items() for name, n in zip(("a b", "ü"), ns, strict=True)}
+    )
+    data = ImageDataModule("folder", root)
+    for real in ("bank", "online"):
+        module = fit(steps=3, data=data, real=real, ipc=4)
+        assert module.context_rows().labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_context_rows_are_the_clean_embeddings_of_the_eight_bit_images():
+    module = fit(steps=2, image_size=40, crop_size=32)
+    rows = module.context_rows()
+    again = module.backbone(rows.images[:, :, 4:36, 4:36] / 255)
+    torch.testing.assert_close(rows.embeddings, again)
+
+
+def test_the_order_of_online_batches_covers_an_epoch_without_repeats():
+    from synthicl.real_side import OnlineBatches
+
+    data = ImageDataModule("digits")
+    batches = OnlineBatches(data.splits["train"], 100, 32, seed=0)
+    epoch = torch.cat([batches.indices(step) for step in range(8)])  # 899 images: the last 99 are dropped
+    assert len(epoch.unique()) == 800
+    assert not torch.equal(batches.indices(0), batches.indices(8))
+    assert torch.equal(batches.indices(3), batches.indices(3))
+
+
+def test_path_of_weights_must_be_a_file(tmp_path):
+    with pytest.raises(UserError, match=r"--backbone\.weights=.*: not a file"):
+        create_backbone("mini", Path(tmp_path))
