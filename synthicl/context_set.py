@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from synthicl.errors import UserError
 from synthicl.files import safe_folder_name, write_whole
+from synthicl.image_grid import image_grid
 from synthicl.in_context.protocol import Protocol
 
 FILE = "context.safetensors"
@@ -74,16 +74,8 @@ class ContextSet:
             name = names[label]
             _save_png(image, folder / "images" / name / f"{number[name]:03d}.png")
             number[name] += 1
-        _save_png(self.grid(), folder / "grid.png")
-
-    def grid(self, least_pixels: int = 128) -> Tensor:
-        """All images in one picture (3, H, W), uint8, one class after the other, at least ``least_pixels`` each."""
-        if self.images is None:
-            raise ValueError("a context set of bare vectors has no images to show")
-        factor = max(least_pixels // self.images.shape[-1], 1)
-        enlarged = self.images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-        grid: Tensor = make_grid(enlarged, nrow=max(min(len(enlarged), 10), 1), padding=4, pad_value=255)
-        return grid
+        titles = [self.class_names[label] for label in self.labels.tolist()]
+        _save_png(image_grid(self.images, titles), folder / "grid.png")
 
     @classmethod
     def load(cls, folder: Path | str) -> ContextSet:

@@ -50,6 +50,23 @@ class SaveConfig(SaveConfigCallback):
             point_latest(run)
 
 
+class LogHyperparameters(L.Callback):
+    """Put the settings into TensorBoard's hparams, with the last accuracy on val as their metric.
+
+    Args:
+        settings: by group.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log them; without a validation there is no metric to show."""
+        accuracy = trainer.callback_metrics.get("val/tabicl_accuracy")
+        if accuracy is not None and isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.log_hyperparams(self.settings, {"hparams/val_tabicl_accuracy": accuracy})
+
+
 class DistillCLI(LightningCLI):
     """fit, validate and test, with ``--backbone.*``, ``--tabicl.*`` and ``--output_dir`` beside Lightning's groups."""
 
@@ -84,6 +101,9 @@ class DistillCLI(LightningCLI):
                 *(self._get(self.config_init, "trainer.callbacks") or []),
                 ImageGrid(),
                 Estimate(),
+                LogHyperparameters(
+                    {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}
+                ),
                 DistillationProgress(),
                 # Both are written whole, over the last one; dirpath defaults to the run's folder.
                 ModelCheckpoint(filename="last", every_n_train_steps=interval, enable_version_counter=False),
@@ -99,15 +119,6 @@ class DistillCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs, strategy=ImageParallelStrategy())
         return trainer
 
-    def before_fit(self) -> None:
-        """Put the settings into TensorBoard."""
-        logger = self.trainer.logger
-        assert isinstance(logger, TensorBoardLogger)
-        chosen = {
-            name: self.config[self.subcommand][name].as_dict() for name in ("data", "backbone", "tabicl", "model")
-        }
-        logger.log_hyperparams(chosen)
-
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
         if torch.distributed.is_initialized():  # the scoring is rank 0's alone
@@ -120,14 +131,14 @@ class DistillCLI(LightningCLI):
 def run(args: ArgsType) -> None:
     """Parse a command line and run its subcommand."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning's advice on loaders and epochs does not apply: the "loader" yields step numbers.
-    # The backbone is meant to be in evaluation mode, a checkpoint to hold the state after the step, and this function to
-    # be handed the process's own arguments; the rest is Lightning's advice on data loaders, and libraries' own.
+    # The backbone is meant to be in evaluation mode, a checkpoint to hold the state after the step, and this function
+    # to be handed the process's own arguments; the rest is advice on data loaders, and libraries' own.
     for message in (
         ".*in eval mode.*",
         ".*pre-optimization state.*",
         ".*args parameter is intended.*",
         ".*exists and is not empty.*",  # a run that goes on
+        ".*callbacks used to create the checkpoint.*",  # validate and test write none
         ".*many workers.*",
         ".*sync_dist=True.*",  # the score of rank 0 was broadcast
         ".*not resumable.*",

@@ -1,4 +1,4 @@
-"""The command lines, in process where that is possible: what people type, what they get, what they read when it fails."""
+"""The command lines, in process where that is possible: what people type, what they get, what they read."""
 
 import contextlib
 import errno
@@ -180,7 +180,8 @@ def test_two_processes_equal_one(tmp_path):
             *("--trainer.precision=64-true", "--trainer.val_check_interval=12", "--model.chunk_size=4"),
             stdout=subprocess.DEVNULL,
         )
-        assert process.wait(timeout=240) == 0, process.stderr.read()
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
         states.append(torch.load(outputs / "digits/version_0/checkpoints/last.ckpt", weights_only=True))
         assert (outputs / "digits/version_0/results.json").exists()
     one, many = states
@@ -196,7 +197,9 @@ def test_two_processes_equal_one(tmp_path):
     ("number", "code", "line"), [(signal.SIGINT, 130, "Interrupted."), (signal.SIGTERM, 143, "Terminated.")]
 )
 def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path):
-    process = spawn(*DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.max_steps=100000", stdout=subprocess.DEVNULL)
+    process = spawn(
+        *DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.max_steps=100000", stdout=subprocess.DEVNULL
+    )
     checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
@@ -243,7 +246,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--ckpt_path=gone.ckpt"], r"--ckpt_path=gone\.ckpt: no such file"),
         (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
         (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
-        (["--model.augmentation.noise_std=inf"], r"The loss became NaN or infinite before step \d+\."),
+        (["--model.augmentation.noise_std=.inf"], r"The loss became NaN or infinite before step \d+\."),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -267,7 +270,7 @@ def test_evaluate_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
-    """The real layout and formats, only small: JPEG folders, an official DINOv2 .pth, a checkpoint in tabicl's format."""
+    """The real layout and formats, only small: JPEG folders, an official .pth, a checkpoint in tabicl's format."""
     from synthicl.backbones.models import dinov2
     from synthicl.data.datasets.imagenette import CLASSES
 
@@ -276,7 +279,7 @@ def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
     official = {name: 0.02 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
     torch.save(official, tmp_path / "dinov2_vits14_pretrain.pth")
     for number, wnid in enumerate(CLASSES):
-        for split, count in (("train", 5), ("val", 2)):
+        for split, count in (("train", 4), ("val", 2)):
             for index in range(count):
                 path = tmp_path / "imagenette2-160" / split / wnid / f"{wnid}_{index}.JPEG"
                 write_image(path, size=(30 + number, 20), seed=10 * number + index)

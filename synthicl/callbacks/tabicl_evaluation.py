@@ -18,7 +18,7 @@ from synthicl.errors import UserError
 from synthicl.evaluation.compare import score
 from synthicl.evaluation.protocol_choice import choose_protocol
 from synthicl.in_context.checkpoint import checkpoint_asset
-from synthicl.in_context.protocol import Protocol, check_protocol_name, fit_protocol
+from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol, most_columns
 from synthicl.probes.tabicl import TabICLProbe
 
 
@@ -57,8 +57,8 @@ class TabICLEvaluation(L.Callback):
         n_estimators: int | None = None,
         max_queries: int | None = None,
     ) -> None:
-        for name in (protocol, *candidates):
-            check_protocol_name(name)
+        for name in candidates if protocol == "auto" else (protocol,):
+            columns_of(name)
         for flag, value in (("n_estimators", n_estimators), ("max_queries", max_queries)):
             if value is not None and value < 1:
                 raise UserError(f"--tabicl.{flag}={value}: must be at least 1.")
@@ -91,8 +91,7 @@ class TabICLEvaluation(L.Callback):
         train, val = self._queries["train"], self._queries["val"]
         if self.protocol_name != "auto":
             return fit_protocol(self.protocol_name, train[0], self.n_estimators)
-        directions = min(len(train[0]), train[0].shape[1])
-        candidates = [name for name in self.candidates if int("0" + "".join(filter(str.isdigit, name))) <= directions]
+        candidates = [name for name in self.candidates if columns_of(name) <= most_columns(train[0])]
         if not candidates:
             raise UserError(
                 f"--tabicl.candidates: {len(train[0])} training images are too few for any of {self.candidates}."

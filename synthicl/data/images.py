@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from synthicl.errors import UserError
 
@@ -39,7 +39,7 @@ class LabelledImages:
 
 
 def read_image(image: Path | np.ndarray) -> Image.Image:
-    """Read one image as RGB: grey is repeated, transparency is laid on white, palettes and 16 bit are converted.
+    """Read one image as RGB: upright, grey repeated, transparency laid on white, palettes and 16 bit converted.
 
     Raises:
         UserError: the file is no image that Pillow can read; the message names it.
@@ -47,7 +47,8 @@ def read_image(image: Path | np.ndarray) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(image).convert("RGB")
     try:
-        with Image.open(image) as file:
+        with Image.open(image) as opened:
+            file = ImageOps.exif_transpose(opened)  # cameras store how they were held, not upright pixels
             if file.mode.startswith("I;16"):  # convert("RGB") would clip 16 bit at 255 instead of scaling it
                 return Image.fromarray((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
             if "A" in file.getbands() or "transparency" in file.info:

@@ -12,8 +12,8 @@ def stratified_split(
 ) -> dict[str, np.ndarray]:
     """Partition ``range(len(labels))`` class by class.
 
-    Every class is shuffled by itself and cut in the order of ``fractions``; the rest is ``train``, and a class
-    keeps at least one image in ``train``, so that a class of one image is never lost to another split.
+    Every class is shuffled by itself and cut in the order of ``fractions``, at least one image for each; the rest is
+    ``train``. At least one image stays there: a class of one or two images is missing from later splits.
 
     Args:
         labels: class index of each image.
@@ -30,7 +30,7 @@ def stratified_split(
         members = random.permutation(np.flatnonzero(label_array == label))
         start = 0
         for name, fraction in fractions.items():
-            count = min(round(fraction * len(members)), len(members) - 1 - start)
+            count = min(max(round(fraction * len(members)), 1), len(members) - 1 - start)
             parts[name].append(members[start : start + count])
             start += count
         parts["train"].append(members[start:])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-RESAMPLES = 4000
+RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):

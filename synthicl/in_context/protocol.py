@@ -60,16 +60,23 @@ class Protocol:
         return (z - self.mean.to(z)) @ self.projection.to(z)
 
 
-def check_protocol_name(name: str) -> None:
-    """Check a name as far as that is possible without data.
+def columns_of(name: str) -> int:
+    """The number of columns a protocol reduces to, 0 for none; checks a name as far as that is possible without data.
 
     Raises:
         UserError: unknown protocol.
     """
-    if name not in {"auto", "raw", "post"} and not _REDUCTION.fullmatch(name):
+    match = _REDUCTION.fullmatch(name)
+    if not match and name not in {"raw", "post"}:
         raise UserError(
             f"--tabicl.protocol={name}: unknown. Choose auto, raw, post, pca<k> or rotated<k>, for example rotated16."
         )
+    return int(match[2]) if match else 0
+
+
+def most_columns(z_train: Tensor) -> int:
+    """Directions in which centred embeddings (N, D) can vary: what a reduction can have at most."""
+    return min(len(z_train) - 1, z_train.shape[1])
 
 
 def fit_protocol(name: str, z_train: Tensor, n_estimators: int | None = None) -> Protocol:
@@ -83,14 +90,12 @@ def fit_protocol(name: str, z_train: Tensor, n_estimators: int | None = None) ->
     Raises:
         UserError: unknown name, or more columns than the training embeddings have directions.
     """
-    check_protocol_name(name)
+    columns = columns_of(name)
     members = n_estimators or (32 if name == "post" else 8)
-    match = _REDUCTION.fullmatch(name)
-    if not match:
+    if not columns:
         return Protocol(name, members)
-    kind, columns = match[1], int(match[2])
     mean = z_train.double().mean(0)
-    directions = torch.linalg.svd(z_train.double() - mean, full_matrices=False).Vh
+    directions = torch.linalg.svd(z_train.double() - mean, full_matrices=False).Vh[: most_columns(z_train)]
     if columns > len(directions):
         raise UserError(
             f"--tabicl.protocol={name}: the {len(z_train)} training embeddings have only {len(directions)} directions."
@@ -99,7 +104,7 @@ def fit_protocol(name: str, z_train: Tensor, n_estimators: int | None = None) ->
     # The sign of a singular vector is arbitrary: make its largest entry positive, so that every machine agrees.
     signs = components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
     projection = (components * signs).T
-    if kind == "rotated":
+    if name.startswith("rotated"):
         gaussian = torch.randn(columns, columns, dtype=torch.float64, generator=keyed_generator("rotation", columns))
         projection = projection @ torch.linalg.qr(gaussian).Q
     return Protocol(name, members, mean.float(), projection.float())

@@ -61,7 +61,18 @@ def accuracy_table(results: Results, split: str) -> tuple[str, list[str], list[l
     for (context, checkpoint), rows in groups(results, split).items():
         cells = [cell(results, [row for row in rows if (row.probe, row.protocol) == column]) for column in columns]
         body.append([label(context, checkpoint, rows), str(rows[0].n_context), *cells])
+        draw = best_random_draw(results, columns[0]) if checkpoint == "best_on_val" else None
+        if draw is not None:
+            chosen = results.select(split=split, context="random", draw=draw)
+            cells = [cell(results, [row for row in chosen if (row.probe, row.protocol) == pair]) for pair in columns]
+            body.append(["random (best draw on val)", str(rows[0].n_context), *cells])
     return title, header, body
+
+
+def best_random_draw(results: Results, column: tuple[str, str]) -> int | None:
+    """The random draw that a (probe, protocol) scores highest on val: what choosing on val gives without optimising."""
+    draws = results.select(split="val", context="random", probe=column[0], protocol=column[1])
+    return max(draws, key=lambda row: row.accuracy).draw if draws else None
 
 
 def comparison_table(results: Results, split: str) -> tuple[str, list[str], list[list[str]]]:

@@ -3,7 +3,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from synthicl.errors import UserError
-from synthicl.in_context.protocol import Protocol, check_protocol_name, fit_protocol
+from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol
 
 
 @pytest.fixture
@@ -98,22 +98,22 @@ def test_differentiable_and_follows_the_precision(z):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "Raw", "pca", "pca0", "pca-1", "pca1.5", "PCA16", "rotated", "rotated 16", "pca16x"]
+    "name", ["", "auto", "Raw", "pca", "pca0", "pca-1", "pca1.5", "PCA16", "rotated", "rotated 16", "pca16x"]
 )
 def test_message_for_an_unknown_name(z, name):
     message = rf"^--tabicl\.protocol={name}: unknown\. Choose auto, raw, post, pca<k> or rotated<k>, for example"
-    for check in (check_protocol_name, lambda name: fit_protocol(name, z)):
+    for check in (columns_of, lambda name: fit_protocol(name, z)):
         with pytest.raises(UserError, match=message):
             check(name)
 
 
-@pytest.mark.parametrize("name", ["auto", "raw", "post", "pca1", "rotated64"])
-def test_known_names(name):
-    check_protocol_name(name)
+@pytest.mark.parametrize(("name", "columns"), [("raw", 0), ("post", 0), ("pca1", 1), ("rotated64", 64)])
+def test_known_names(name, columns):
+    assert columns_of(name) == columns
 
 
 @pytest.mark.parametrize(("rows", "name"), [(50, "pca7"), (50, "rotated7"), (4, "rotated5")])
 def test_message_for_too_many_columns(z, rows, name):
-    message = rf"--tabicl\.protocol={name}: the {rows} training embeddings have only {min(rows, 6)} directions\."
+    message = rf"--tabicl\.protocol={name}: the {rows} training embeddings have only {min(rows - 1, 6)} directions\."
     with pytest.raises(UserError, match=message):
         fit_protocol(name, z[:rows])

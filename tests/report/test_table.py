@@ -105,3 +105,15 @@ def test_print_tables(results, capsys, monkeypatch):
         assert title in out
         for cell in [*header, *(cell for row in body for cell in row)]:
             assert cell in out
+
+
+def test_the_best_random_draw_on_val_stands_beside_the_best_on_val(results):
+    """Draw 1 is best on val, draw 2 on test: what val chose is shown."""
+    for draw, correct in enumerate((100, 170, 130)):
+        results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
+    body = accuracy_table(results, "test")[2]
+    names = [row[0] for row in body]
+    position = names.index("random (best draw on val)")
+    assert names[position - 1] == "synthetic (best on val)"
+    assert body[position][2].startswith("70.0 [")
+    assert "random (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
