@@ -40,7 +40,7 @@ test: .venv/ready ## Run the tests (minutes)
 lint: .venv/ready ## Check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-bench: .venv/ready ## Measure distillation: default against lgm_reference, five seeds (about half an hour on 2 cores)
+bench: .venv/ready ## Distil digits with five seeds and write docs/digits-lgm.md (minutes)
 	@$(PY) benchmarks/distillation.py $(ARGS)
 
 lock: .venv/ready ## Write requirements.lock from what is installed in .venv

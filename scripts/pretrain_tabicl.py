@@ -20,12 +20,11 @@ import argparse
 import json
 import math
 import platform
-import sys
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import tabicl
 import torch
 import torch.nn.functional as F
 from tabicl._model.tabicl import TabICL
@@ -241,12 +240,12 @@ def main() -> None:
     seconds = time.time() - start
     save(options.steps, seconds)
     provenance = {
-        "command": "python " + " ".join(sys.argv),
+        "command": f"python scripts/pretrain_tabicl.py --steps {options.steps} --lr {options.lr} --seed {options.seed}",
         "seed": options.seed,
         "hours": round(seconds / 3600, 2),
         "data": "synthetic class clusters only (draw_tables in scripts/pretrain_tabicl.py)",
         "prior_accuracy": validate(model),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "tabicl": tabicl.__version__},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "tabicl": version("tabicl")},
     }
     options.output.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
     print(json.dumps(provenance, indent=2))

@@ -5,14 +5,15 @@ Only real contexts are looked at, drawn at random: no synthetic image, no builde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from synthicl.evaluation.compare import score
-from synthicl.in_context.protocol import Protocol, fit_protocol
+from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.selection.random import random
 
@@ -28,10 +29,10 @@ def choose_protocol(
     n_estimators: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Protocol, dict[str, float]]:
-    """Fit every candidate and take the one with the best mean accuracy on val.
+    """Fit every candidate, score it on val, and choose by `fewest_columns_of_the_best`.
 
     Args:
-        candidates: names of protocols; the first wins a tie.
+        candidates: names of protocols.
         train: clean embeddings (N, D) and labels (N,).
         val: likewise.
         ipc: rows per class; contexts of ``ipc`` and of ten times as many rows per class count the same.
@@ -43,16 +44,40 @@ def choose_protocol(
         The protocol, and the mean accuracy of each candidate.
     """
     protocols = {name: fit_protocol(name, train[0], n_estimators) for name in candidates}
-    accuracy = {}
+    accuracies: dict[str, list[list[float]]] = {}
     for name, protocol in protocols.items():
         probe = TabICLProbe(protocol, model_path, device)
-        means = []
-        for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 3)):
+        accuracies[name] = []
+        for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 2)):
             scores = []
             for draw in range(draws):
                 context = random(*train, rows, draw)
                 probe.fit(context.z, context.y)
-                scores.append(score(probe, *val, context.y.unique().numpy())[1]["accuracy"])
-            means.append(sum(scores) / draws)
-        accuracy[name] = sum(means) / len(means)
-    return protocols[max(accuracy, key=lambda name: accuracy[name])], accuracy
+                classes = context.y.unique().numpy()  # type: ignore[no-untyped-call]
+                scores.append(score(probe, *val, classes)[1]["accuracy"])
+            accuracies[name].append(scores)
+    chosen = fewest_columns_of_the_best(accuracies)
+    return protocols[chosen], {
+        name: float(np.mean([np.mean(part) for part in accuracies[name]])) for name in candidates
+    }
+
+
+def fewest_columns_of_the_best(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Choose by the one-standard-error rule: of all that are as good as the best, the one with the fewest columns.
+
+    TabICL's cost grows with the columns, and what lies within the error of the best cannot be told from it (L. Breiman
+    et al., Classification and Regression Trees, 1984, section 3.4.3). Raw embeddings count as having the most columns.
+
+    Args:
+        accuracies: by protocol, one sequence of accuracies over draws for each number of context rows; numbers of rows
+            count the same.
+
+    Returns:
+        Name of the protocol.
+    """
+    means = {name: float(np.mean([np.mean(part) for part in parts])) for name, parts in accuracies.items()}
+    best = max(means, key=lambda name: means[name])
+    variances = [np.var(part, ddof=1) / len(part) if len(part) > 1 else 0.0 for part in accuracies[best]]
+    error = float(np.sqrt(np.sum(variances))) / len(variances)
+    as_good = [name for name in accuracies if means[name] >= means[best] - error]
+    return min(as_good, key=lambda name: (columns_of(name) or np.inf, -means[name]))

@@ -56,7 +56,7 @@ def test_draws_stand_with_their_mean_interval_and_spread(results):
     correct = np.stack([right(count) == LABELS for count in (120, 140, 160)])
     low, high = (100 * bound for bound in mean_accuracy(correct)[1:])
     random = accuracy_table(results, "test")[2][0]
-    assert random[2] == f"70.0 [{low:.1f}, {high:.1f}], draws 60.0 to 80.0"
+    assert random[2] == f"70.0 [{low:.1f}, {high:.1f}], each 60.0 to 80.0"
     assert random[3].endswith("draws 61.0 to 81.0")
 
 

@@ -1,0 +1,155 @@
+"""Measure the bundled backbones and the bundled TabICL, and write docs/bundled.md.
+
+    python benchmarks/bundled.py
+
+Columns and protocol are chosen on val; test is scored once, with what val chose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from synthicl.backbones import create_backbone
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.embeddings import embed_views
+from synthicl.evaluation.compare import score
+from synthicl.evaluation.protocol_choice import fewest_columns_of_the_best
+from synthicl.in_context.checkpoint import MINI
+from synthicl.in_context.protocol import Protocol, fit_protocol
+from synthicl.probes.linear import LinearProbe
+from synthicl.probes.probe import Probe
+from synthicl.probes.tabicl import TabICLProbe
+from synthicl.report.table import markdown
+from synthicl.selection.class_mean import class_mean
+from synthicl.selection.random import random
+
+DRAWS = 20
+ROWS = (1, 5, 20, "all")
+PROTOCOLS = ("raw", "pca8", "pca12", "pca16", "pca32", "rotated8", "rotated16", "rotated32", "rotated64")
+MEMBERS = 4  # as in configs/data/digits.yaml
+
+Split = tuple[Tensor, Tensor]
+
+
+class PlainMember(TabICLProbe):
+    """One member of the ensemble: no shuffles, no power transform."""
+
+    def classifier(self):  # noqa: ANN201, D102
+        return super().classifier().set_params(n_estimators=1, norm_methods="none", feat_shuffle_method="none")
+
+
+class CentroidProbe(Probe):
+    """Nearest class mean."""
+
+    name = "nearest centroid"
+
+    def fit(self, z: Tensor, y: Tensor) -> None:  # noqa: D102
+        self.means = class_mean(z, y, 1, 0).z
+
+    def predict_proba(self, z: Tensor) -> np.ndarray:  # noqa: D102
+        return (-torch.cdist(z, self.means)).softmax(1).numpy()
+
+
+def accuracies(probe: Probe, train: Split, queries: Split, rows: int | str) -> np.ndarray:
+    """Accuracy of each random context of ``rows`` rows per class, (draws,)."""
+    contexts = [train] if rows == "all" else [random(*train, int(rows), draw)[:2] for draw in range(DRAWS)]
+    result = []
+    for z, y in contexts:
+        probe.fit(z, y)
+        result.append(score(probe, *queries, y.unique().numpy())[1]["accuracy"])
+    return np.array(result)
+
+
+def text(values: np.ndarray) -> str:
+    """Mean in percent, and its standard error over draws."""
+    mean = f"{100 * values.mean():.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * values.std(ddof=1) / len(values) ** 0.5:.1f}"
+
+
+def measure(probes: dict[str, Probe], train: Split, queries: Split) -> dict[str, list[np.ndarray]]:
+    """For each probe the accuracies over draws, one array for each number of context rows."""
+    return {
+        name: [accuracies(probe, train, queries, rows) for rows in ROWS]
+        for name, probe in track(probes.items(), "Scoring")
+    }
+
+
+def body(measured: dict[str, list[np.ndarray]]) -> list[list[str]]:
+    """One row per probe, one column per number of context rows."""
+    return [[name, *map(text, parts)] for name, parts in measured.items()]
+
+
+def tabicl(protocol: Protocol, kind: type[TabICLProbe] = TabICLProbe) -> TabICLProbe:
+    """A TabICL probe with the bundled checkpoint."""
+    return kind(protocol, MINI)
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    data = ImageDataModule("digits")
+    embedded: dict[str, dict[str, Split]] = {}
+    for name in ("mini", "mini_conv"):
+        backbone = create_backbone(name)
+        embedded[name] = {
+            split: (embed_views(backbone, images, 32)[0], torch.from_numpy(images.labels))
+            for split, images in data.splits.items()
+        }
+    backbone_rows = []
+    for name, splits in embedded.items():
+        scores = []
+        for split in ("val", "test"):
+            scores.append(text(accuracies(LinearProbe(), splits["train"], splits[split], "all")))
+            knn = KNeighborsClassifier(5).fit(*(part.numpy() for part in splits["train"]))
+            scores.append(text(np.array([knn.score(*(part.numpy() for part in splits[split]))])))
+        backbone_rows.append([name, *scores])
+
+    train, val, test = (embedded["mini"][split] for split in ("train", "val", "test"))
+    header = ["probe", *(f"{rows} per class" if rows != "all" else "all 899" for rows in ROWS)]
+    on_val = measure({name: tabicl(fit_protocol(name, train[0], MEMBERS)) for name in PROTOCOLS}, train, val)
+    chosen = fewest_columns_of_the_best(on_val)
+    protocol = fit_protocol(chosen, train[0], MEMBERS)
+    on_test = measure(
+        {
+            f"TabICL mini, {chosen}, {MEMBERS} members": tabicl(protocol),
+            f"TabICL mini, {chosen}, one plain member": tabicl(protocol, PlainMember),
+            "linear (logistic regression)": LinearProbe(),
+            "nearest centroid": CentroidProbe(),
+        },
+        train,
+        test,
+    )
+    sizes = {split: len(labels) for split, (_, labels) in embedded["mini"].items()}
+    page = f"""# The bundled backbones and TabICL, measured
+
+Written by `python benchmarks/bundled.py`. Digits: {sizes["train"]} training,
+{sizes["val"]} val and {sizes["test"]} test images. Accuracies in %. How the weights were made stands in the JSON file
+beside each.
+
+## Backbones, fitted on all training embeddings
+
+{markdown(["backbone", "linear, val", "5-NN, val", "linear, test", "5-NN, test"], backbone_rows)}
+
+## TabICL mini on val: which protocol
+
+Random contexts of `mini` embeddings, mean of {DRAWS} draws ± standard error over draws; {MEMBERS} members.
+
+{markdown(header, body(on_val))}
+
+Chosen: **{chosen}**, the fewest columns among those within one standard error of the best mean over the four columns.
+
+## TabICL mini on test, with what val chose
+
+{markdown(header, body(on_test))}
+"""
+    Path("docs/bundled.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
