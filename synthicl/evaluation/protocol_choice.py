@@ -53,13 +53,11 @@ def choose_protocol(
             for draw in range(draws):
                 context = random(*train, rows, draw)
                 probe.fit(context.z, context.y)
-                classes = context.y.unique().numpy()  # type: ignore[no-untyped-call]
+                classes = context.y.unique().numpy()
                 scores.append(score(probe, *val, classes)[1]["accuracy"])
             accuracies[name].append(scores)
     chosen = fewest_columns_of_the_best(accuracies)
-    return protocols[chosen], {
-        name: float(np.mean([np.mean(part) for part in accuracies[name]])) for name in candidates
-    }
+    return protocols[chosen], {name: _mean(parts) for name, parts in accuracies.items()}
 
 
 def fewest_columns_of_the_best(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> str:
@@ -75,9 +73,14 @@ def fewest_columns_of_the_best(accuracies: Mapping[str, Sequence[Sequence[float]
     Returns:
         Name of the protocol.
     """
-    means = {name: float(np.mean([np.mean(part) for part in parts])) for name, parts in accuracies.items()}
+    means = {name: _mean(parts) for name, parts in accuracies.items()}
     best = max(means, key=lambda name: means[name])
-    variances = [np.var(part, ddof=1) / len(part) if len(part) > 1 else 0.0 for part in accuracies[best]]
-    error = float(np.sqrt(np.sum(variances))) / len(variances)
+    variances = [float(np.var(part, ddof=1)) / len(part) if len(part) > 1 else 0.0 for part in accuracies[best]]
+    error = sum(variances) ** 0.5 / len(variances)
     as_good = [name for name in accuracies if means[name] >= means[best] - error]
     return min(as_good, key=lambda name: (columns_of(name) or np.inf, -means[name]))
+
+
+def _mean(parts: Sequence[Sequence[float]]) -> float:
+    """Mean over numbers of context rows of the mean over draws."""
+    return float(np.mean([np.mean(part) for part in parts]))

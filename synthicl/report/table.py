@@ -39,15 +39,17 @@ def cell(results: Results, rows: list[Row]) -> str:
     text = f"{percent(interval.estimate)} [{percent(interval.low)}, {percent(interval.high)}]"
     if len(rows) > 1:
         each = correct.mean(1)
-        text += f", draws {percent(each.min())} to {percent(each.max())}"
+        text += f", each {percent(each.min())} to {percent(each.max())}"
     return text
 
 
 def label(context: str, checkpoint: str, rows: list[Row]) -> str:
     """How a context is called in a table."""
-    draws = len({(row.draw, row.seed) for row in rows})
+    draws, seeds = len({row.draw for row in rows}), len({row.seed for row in rows})
     if checkpoint == "best_on_val":
         return f"{context} (best on val)"
+    if seeds > 1:
+        return f"{context} ({seeds} seeds)"
     return f"{context} ({draws} draws)" if draws > 1 else context
 
 

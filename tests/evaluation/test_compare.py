@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from synthicl.evaluation.compare import Context, compare, real_contexts, score
-from synthicl.evaluation.protocol_choice import choose_protocol
+from synthicl.evaluation.protocol_choice import choose_protocol, fewest_columns_of_the_best
 from synthicl.evaluation.results import Results
 from synthicl.in_context.checkpoint import MINI
 from synthicl.in_context.protocol import fit_protocol
@@ -176,3 +176,17 @@ def test_protocol_is_chosen_by_accuracy_on_val():
     chosen, accuracy = choose_protocol(["raw", "post"], train, val, 2, MINI, n_estimators=1)
     assert accuracy["raw"] == accuracy["post"]
     assert chosen.name == "raw"  # the first wins a tie
+
+
+@pytest.mark.parametrize(
+    ("others", "chosen"),
+    [
+        ({"pca8": [[0.85, 0.87, 0.86]]}, "pca8"),  # within 0.9 -+ 0.04, and fewer columns
+        ({"pca8": [[0.75, 0.77, 0.76]]}, "pca16"),  # worse
+        ({"raw": [[0.95, 0.95, 0.95]]}, "raw"),  # better by more than its error
+        ({"raw": [[0.80, 0.93, 1.00]]}, "pca16"),  # better, but not for certain, and dearer
+        ({"rotated16": [[0.88, 0.88, 0.88]]}, "pca16"),  # as many columns, and less accurate
+    ],
+)
+def test_one_standard_error_rule(others, chosen):
+    assert fewest_columns_of_the_best({"pca16": [[0.82, 0.92, 0.96]], **others}) == chosen

@@ -57,7 +57,7 @@ def test_draws_stand_with_their_mean_interval_and_spread(results):
     low, high = (100 * bound for bound in mean_accuracy(correct)[1:])
     random = accuracy_table(results, "test")[2][0]
     assert random[2] == f"70.0 [{low:.1f}, {high:.1f}], each 60.0 to 80.0"
-    assert random[3].endswith("draws 61.0 to 81.0")
+    assert random[3].endswith("each 61.0 to 81.0")
 
 
 def test_comparisons_are_paired_signed_and_corrected(results):
