@@ -159,24 +159,28 @@ class Distiller(L.LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Compute the embedding bank, or read it from disk."""
+        """Compute the embeddings of the training images, or read them from disk, and prepare the objective."""
         self._diverged = torch.zeros((), dtype=torch.bool, device=self.device)
+        data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.splits["train"]
+        common: dict[str, Any] = {"num_workers": data.num_workers, "what": "training images"}
+        clean = embed_views(self.backbone, images, self.crop_size, **common).to(self.device)
+        y = torch.from_numpy(images.labels).to(self.device)
+        self.objective.prepare(LabelledEmbeddings(clean[0], y))
         if self.real == "bank":
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            augmented = self.bank_views > 0
-            z = embed_views(
-                self.backbone,
-                data.splits["train"],
-                self.crop_size,
-                augmentation=self.augmentation if augmented else None,
-                image_size=self.image_size if augmented else None,
-                views=self.bank_views if augmented else 1,
-                seed=self.seed,
-                num_workers=data.num_workers,
-                what="training images",
-            )
-            y = torch.from_numpy(data.splits["train"].labels)
-            self.bank = Bank(z.to(self.device), y.to(self.device), self.bank_batch_size, self.seed)
+            z = clean
+            if self.bank_views:
+                z = embed_views(
+                    self.backbone,
+                    images,
+                    self.crop_size,
+                    augmentation=self.augmentation,
+                    image_size=self.image_size,
+                    views=self.bank_views,
+                    seed=self.seed,
+                    **common,
+                )
+            self.bank = Bank(z.to(self.device), y, self.bank_batch_size, self.seed)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on the pyramids."""
@@ -205,7 +209,7 @@ class Distiller(L.LightningModule):
         def loss_of(z: Tensor) -> Tensor:
             generator = keyed_generator(self.seed, "objective", step)
             reference = LabelledEmbeddings(real.z.to(z.dtype), real.y)
-            return self.objective(LabelledEmbeddings(z, labels), reference, self.num_classes, generator)
+            return self.objective(LabelledEmbeddings(z, labels, self.views), reference, self.num_classes, generator)
 
         loss = backpropagate_in_chunks(
             embed,

@@ -236,7 +236,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     [
         (["--model.lrr=1"], r"unrecognized arguments: --model\.lrr=1"),
         (["--model.lr=fast"], r'Parser key "model\.lr": .*fast'),
-        (["--model.objective=nope"], r"--model\.objective=nope: unknown objective\. Choose one of: lgm, lgm_reference"),
+        (
+            ["--model.objective=nope"],
+            r"--model\.objective=nope: unknown objective\. Choose one of: in_context, lgm, lgm_reference",
+        ),
         (["--data.name=nope"], r"--data\.name=nope: unknown\. Choose one of: digits, folder"),
         (["--backbone.name=nope"], r"--backbone\.name=nope: unknown\. Choose one of: .*mini"),
         (["--tabicl.checkpoint=v9"], r"--tabicl\.checkpoint=v9: unknown\. Choose one of: mini, v2"),

@@ -5,7 +5,9 @@ images nor backbones. Plain PyTorch.
 """
 
 from synthicl.objectives.gradient_matching import LinearGradientMatching
+from synthicl.objectives.in_context import InContext
 from synthicl.objectives.linear_probe import probe_gradient
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.weighted_sum import WeightedSum
 
-__all__ = ["LabelledEmbeddings", "LinearGradientMatching", "Objective", "probe_gradient"]
+__all__ = ["InContext", "LabelledEmbeddings", "LinearGradientMatching", "Objective", "WeightedSum", "probe_gradient"]

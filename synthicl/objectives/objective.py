@@ -15,14 +15,23 @@ class LabelledEmbeddings(NamedTuple):
     Attributes:
         z: (N, D), float32.
         y: (N,), class indices, int64.
+        views: number of augmented views of each synthetic image; its rows follow each other.
     """
 
     z: Tensor
     y: Tensor
+    views: int = 1
 
 
 class Objective(ABC):
     """A scalar function of synthetic and real embeddings, to be minimised by the synthetic images."""
+
+    def prepare(self, train: LabelledEmbeddings) -> None:  # noqa: B027 - most objectives have nothing to prepare
+        """Fit what depends on the training data, once, before the first step.
+
+        Args:
+            train: clean embeddings of the training split, on the device of the optimisation.
+        """
 
     @abstractmethod
     def __call__(

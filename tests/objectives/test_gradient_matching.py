@@ -27,7 +27,7 @@ def test_equals_the_reference_loop():
     expected = 0.0
     for weight in weights:
         gradients = []
-        for z, y in (real, synthetic):
+        for z, y, _ in (real, synthetic):
             head = weight.clone().requires_grad_(), torch.zeros(C, dtype=torch.float64, requires_grad=True)
             parts = torch.autograd.grad(F.cross_entropy(z @ head[0].T + head[1], y), head)
             gradients.append(torch.cat([part.flatten() for part in parts]))

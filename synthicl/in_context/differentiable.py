@@ -1,0 +1,152 @@
+"""TabICL's forward with gradients to its context, as ``TabICLClassifier`` deploys it; all use of its private modules.
+
+The wrapper goes through NumPy and runs under ``no_grad``; this is the same computation in PyTorch. Its preprocessing is
+refitted on the context: standardisation and clipping bounds are differentiated, the exponents of the power
+transform are constants of a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.preprocessing import PowerTransformer
+from tabicl import TabICLClassifier
+from tabicl._model.tabicl import TabICL
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the wrapper's ensemble.
+
+    Attributes:
+        power: whether columns go through a Yeo-Johnson transform.
+        features: (k,), order in which the model sees the columns.
+        classes: (C,), the label that the model sees for each class.
+    """
+
+    power: bool
+    features: Tensor
+    classes: Tensor
+
+
+def random_member(columns: int, classes: int, generator: torch.Generator) -> Member:
+    """Draw a member as the wrapper's defaults do: any order of columns, cyclically shifted labels, half with power."""
+    shift = int(torch.randint(classes, (), generator=generator))
+    return Member(
+        bool(torch.rand((), generator=generator) < 0.5),
+        torch.randperm(columns, generator=generator),
+        (torch.arange(classes) + shift) % classes,
+    )
+
+
+def members_of(classifier: TabICLClassifier) -> list[Member]:
+    """The members of a fitted ``TabICLClassifier``, in the order in which it averages them."""
+    return [
+        Member(method == "power", torch.as_tensor(np.array(features)), torch.as_tensor(np.array(classes)))
+        for method, configurations in classifier.ensemble_generator_.ensemble_configs_.items()
+        for features, classes in configurations
+    ]
+
+
+class DifferentiableTabICL:
+    """A frozen TabICL whose logits can be differentiated with respect to context and queries.
+
+    Args:
+        model_path: checkpoint in tabicl's format, loaded with ``weights_only``.
+        device: where it runs.
+    """
+
+    def __init__(self, model_path: Path, device: torch.device | str = "cpu") -> None:
+        checkpoint = torch.load(model_path, map_location="cpu", weights_only=True)
+        self.model = TabICL(**checkpoint["config"])
+        self.model.load_state_dict(checkpoint["state_dict"])
+        # In evaluation mode tabicl runs under no_grad. There is no dropout: both modes give the same logits.
+        self.model.to(device).train().requires_grad_(False)
+        self.max_classes: int = self.model.max_classes
+        self.outlier_threshold: float = TabICLClassifier().outlier_threshold
+
+    def logits(self, context: Tensor, labels: Tensor, queries: Tensor, member: Member) -> Tensor:
+        """Logits of one member.
+
+        Args:
+            context: (B, n, k), columns after the protocol, for B contexts.
+            labels: (n,), class indices in ``range(C)``, C at most ``max_classes``; each occurs.
+            queries: (B, q, k).
+            member: which member.
+
+        Returns:
+            (B, q, C), columns in the order of the classes.
+        """
+        known, unknown = preprocess(context, queries, member.power, self.outlier_threshold)
+        classes = member.classes.to(labels.device)
+        rows = torch.cat([known, unknown], 1)[..., member.features.to(context.device)]
+        seen = classes[labels].expand(len(context), -1).to(rows.dtype)
+        logits: Tensor = self.model(rows, seen)
+        return logits[..., classes]
+
+
+def preprocess(context: Tensor, queries: Tensor, power: bool, threshold: float) -> tuple[Tensor, Tensor]:
+    """TabICL's ``PreprocessingPipeline`` fitted on the context, differentiable.
+
+    Args:
+        context: (B, n, k).
+        queries: (B, q, k).
+        power: whether columns go through a Yeo-Johnson transform with exponents fitted on the context.
+        threshold: standard deviations beyond which values are pulled in.
+
+    Returns:
+        Context and queries, transformed.
+    """
+    both = torch.cat([context, queries], 1)
+    n = context.shape[1]
+    mean = both[:, :n].mean(1, keepdim=True)
+    scale = both[:, :n].std(1, keepdim=True, unbiased=False) + 1e-6
+    both = ((both - mean) / scale).clamp(-100, 100)
+    if power:
+        both = yeo_johnson(both, fit_exponents(both[:, :n]))
+        mean = both[:, :n].mean(1, keepdim=True)
+        both = (both - mean) / both[:, :n].std(1, keepdim=True, unbiased=False).clamp_min(1e-6)
+    # Two stages: bounds without what lies outside the first bounds, pulled in logarithmically.
+    known = both[:, :n]
+    centre, spread = known.mean(1, keepdim=True), known.std(1, keepdim=True).clamp_min(1e-6)
+    inside = ((known - centre).abs() <= threshold * spread).to(known)
+    count = inside.sum(1, keepdim=True)
+    centre = (known * inside).sum(1, keepdim=True) / count
+    variance = ((known - centre).square() * inside).sum(1, keepdim=True) / (count - 1).clamp_min(1)
+    spread = variance.clamp_min(1e-12).sqrt()
+    both = torch.maximum(-torch.log1p(both.abs()) + centre - threshold * spread, both)
+    both = torch.minimum(torch.log1p(both.abs()) + centre + threshold * spread, both)
+    return both[:, :n], both[:, n:]
+
+
+def fit_exponents(context: Tensor) -> Tensor:
+    """Yeo-Johnson exponents of the columns of each context (B, n, k), by maximum likelihood: (B, 1, k), constants."""
+    fitted = [
+        PowerTransformer(method="yeo-johnson", standardize=False).fit(rows).lambdas_
+        for rows in context.detach().double().cpu().numpy()
+    ]
+    return torch.from_numpy(np.stack(fitted)).to(context)[:, None]
+
+
+def yeo_johnson(x: Tensor, exponent: Tensor) -> Tensor:
+    """The transform of I.-K. Yeo and R. A. Johnson, Biometrika 87, 2000, element by element.
+
+    Args:
+        x: (B, n, k).
+        exponent: (B, 1, k).
+
+    Returns:
+        (B, n, k).
+    """
+    tiny = torch.finfo(x.dtype).eps
+    log_positive, log_negative = torch.log1p(x.clamp_min(0)), torch.log1p((-x).clamp_min(0))
+
+    def power(log_base: Tensor, e: Tensor) -> Tensor:
+        safe = torch.where(e.abs() < tiny, torch.ones_like(e), e)
+        return torch.where(e.abs() < tiny, log_base, torch.expm1(log_base * safe) / safe)
+
+    return torch.where(x >= 0, power(log_positive, exponent), -power(log_negative, 2 - exponent))
