@@ -17,7 +17,8 @@ from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.selection.random import random
 
-DRAWS = 6
+DRAWS = 6  # contexts of ``ipc`` rows per class; half as many of ten times the rows, one of the most
+MOST_ROWS = 1000  # TabICL's cost grows with the square of the rows
 
 
 def choose_protocol(
@@ -35,7 +36,7 @@ def choose_protocol(
         candidates: names of protocols.
         train: clean embeddings (N, D) and labels (N,).
         val: likewise.
-        ipc: rows per class; contexts of ``ipc`` and of ten times as many rows per class count the same.
+        ipc: rows per class; contexts of ``ipc``, of ten times as many, and of up to `MOST_ROWS` rows count the same.
         model_path: TabICL checkpoint.
         n_estimators: ensemble members, None for the protocol's own.
         device: where TabICL runs.
@@ -44,17 +45,17 @@ def choose_protocol(
         The protocol, and the mean accuracy of each candidate.
     """
     protocols = {name: fit_protocol(name, train[0], n_estimators) for name in candidates}
+    classes = len(train[1].unique())
     accuracies: dict[str, list[list[float]]] = {}
     for name, protocol in protocols.items():
         probe = TabICLProbe(protocol, model_path, device)
         accuracies[name] = []
-        for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 2)):
+        for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (max(MOST_ROWS // classes, 1), 1)):
             scores = []
             for draw in range(draws):
                 context = random(*train, rows, draw)
                 probe.fit(context.z, context.y)
-                classes = context.y.unique().numpy()
-                scores.append(score(probe, *val, classes)[1]["accuracy"])
+                scores.append(score(probe, *val, context.y.unique().numpy())[1]["accuracy"])
             accuracies[name].append(scores)
     chosen = fewest_columns_of_the_best(accuracies)
     return protocols[chosen], {name: _mean(parts) for name, parts in accuracies.items()}
