@@ -38,7 +38,7 @@ def backpropagate_in_chunks(
         chunk_size: most rows that are embedded at once.
         gather: this rank's embeddings -> those of all ranks.
         first_row: where this rank's rows begin among all.
-        loss_of: all embeddings -> scalar loss; computed in float32 at least.
+        loss_of: all embeddings -> scalar loss.
         backward: back-propagates a scalar, scaled as mixed precision needs it.
 
     Returns:
@@ -50,8 +50,7 @@ def backpropagate_in_chunks(
         parts = [embed(part) for part in slices]
     local = torch.cat(parts) if parts else embed(slice(0, 0))
     z = gather(local.detach()).requires_grad_()
-    with torch.autocast(z.device.type, enabled=False):
-        loss = loss_of(z)
+    loss = loss_of(z)
     (gradient,) = torch.autograd.grad(loss, z)
     mine = gradient[first_row : first_row + rows]
     for part in slices:

@@ -52,10 +52,15 @@ def guarded(command: Callable[[], object]) -> int:
         if error.errno != errno.ENOSPC:
             raise
         return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)
-    except KeyboardInterrupt:
-        return _say("Interrupted.", 130)
     except ArgumentError as error:
         return _say(f"error: {' '.join(str(error).split())} (--help shows every setting)", 2)
+    except KeyboardInterrupt:
+        return _say("Interrupted.", 130)
+    except Exception as error:
+        # Lightning's word for settings that do not fit together; the class cannot be imported before torch.
+        if type(error).__name__ != "MisconfigurationException":
+            raise
+        return _say(f"error: {' '.join(str(error).split())}", 2)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             return _say("Interrupted. A run goes on from its last checkpoint with CKPT=PATH.", 130)

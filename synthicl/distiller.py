@@ -148,6 +148,8 @@ class Distiller(L.LightningModule):
             raise UserError(
                 f"--trainer.devices: {ranks} devices for {self.num_images} images. Use at most one for each image."
             )
+        if ranks > 1 and self.trainer.precision == "16-mixed":  # an overflow on one rank would be a step on the others
+            raise UserError("--trainer.precision=16-mixed: not with several devices. Use bf16-mixed.")
         self.mine = owned(self.num_images, rank, ranks)
         grows = self.parameterisation == "pyramid"
         self.pyramid = SyntheticPyramid(self.mine, self.image_size, self.seed, self.init, grows, self.decorrelate)
@@ -190,6 +192,11 @@ class Distiller(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step; ``batch`` is the step number, or with ``online`` the step, real images and labels."""
+        # Only the backbone runs in 16 bit: pyramids, colours and the objective stay in full precision.
+        with torch.autocast(self.device.type, enabled=False):
+            self._step(batch)
+
+    def _step(self, batch: Any) -> None:
         step = int(batch[0] if self.real == "online" else batch)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
@@ -253,7 +260,8 @@ class Distiller(L.LightningModule):
 
     def _embed(self, images: Tensor) -> Tensor:
         """Embed images; what comes out of 16-bit autocast becomes float32 for the objective."""
-        z: Tensor = self.backbone(images)
+        with self.trainer.precision_plugin.forward_context():
+            z: Tensor = self.backbone(images)
         return z if z.dtype == torch.float64 else z.float()
 
     @torch.no_grad()

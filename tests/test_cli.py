@@ -247,6 +247,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--tabicl.max_queries=0"], r"--tabicl\.max_queries=0: must be at least 1"),
         (["--model.image_size=16"], r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
         (["--ckpt_path=gone.ckpt"], r"--ckpt_path=gone\.ckpt: no such file"),
+        (["--trainer.gradient_clip_val=1"], r"gradient clipping is not supported for manual optimization"),
         (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
         (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
         (["--model.augmentation.noise_std=.inf"], r"The loss became NaN or infinite before step \d+\."),

@@ -15,6 +15,7 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
 from synthicl.errors import UserError
 from synthicl.objectives import LinearGradientMatching
+from synthicl.synthetic.color import correlate_colors
 
 
 class Crash(L.Callback):
@@ -167,6 +168,24 @@ def test_backward_reaches_the_images_with_mixed_precision(precision):
         precision = "bf16-mixed"  # Lightning has no loss scaling on CPU
     module = fit(steps=1, trainer_settings={"precision": precision})
     assert all((level.grad.flatten(1).norm(dim=1) > 0).all() for level in module.pyramid.levels)
+
+
+def test_only_the_backbone_runs_in_16_bit():
+    data = ImageDataModule("digits")
+    module, dtypes = distiller(data), {}
+
+    def look(layer, inputs, output) -> None:
+        dtypes[type(layer).__name__] = inputs[0].dtype, output.dtype
+
+    module.backbone.register_forward_hook(look)
+    module.backbone.network.blocks[0].attn.qkv.register_forward_hook(look)
+
+    trainer(1, precision="bf16-mixed").fit(module, datamodule=data)  # the last call is the step's
+    assert dtypes["FrozenBackbone"][0] == torch.float32
+    assert dtypes["Linear"][1] == torch.bfloat16
+    colours = torch.rand(1, 3, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert correlate_colors(colours).dtype == torch.bfloat16  # what the step keeps away from
 
 
 def test_nan_ends_the_run_and_leaves_the_last_checkpoint_good(tmp_path):
