@@ -51,16 +51,15 @@ def main() -> None:
     command = " ".join(["python benchmarks/distillation.py", *sys.argv[1:]])
     tables = [accuracy_table(together, "test"), comparison_table(together, "test")]
     text = "\n\n".join(f"### {title}\n\n{markdown(header, body)}" for title, header, body in tables)
-    cost = ""
-    if seconds:
-        cost = (
-            f"A run took {min(seconds):.0f} to {max(seconds):.0f} s, scoring with 50 random draws included, "
-            f"on {torch.get_num_threads()} CPU thread(s).\n\n"
-        )
     about = f"`{command}`; {options.seeds} seeds of the optimisation, one backbone, one split."
-    page = f"# {options.objective} on {options.dataset}\n\n{about} {cost}\n{text}\n"
+    if seconds:
+        about += (
+            f" A run took {min(seconds):.0f} to {max(seconds):.0f} s, scoring with 50 random draws included, "
+            f"on {torch.get_num_threads()} CPU thread(s)."
+        )
+    page = f"# {options.objective} on {options.dataset}\n\n{about}\n\n{text}\n"
     path = options.page or Path("docs") / f"{options.dataset}-{options.objective}.md"
-    path.write_text(page.replace(" \n", "\n"), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     print(page)
 
 
