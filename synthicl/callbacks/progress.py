@@ -27,6 +27,10 @@ class DistillationProgress(TQDMProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Short names for what is logged."""
-        names = {"train/loss": "loss", "val/tabicl_accuracy": "TabICL accuracy on val"}
+        names = {
+            "train/loss": "loss",
+            "val/tabicl_accuracy": "TabICL accuracy on val",
+            "val/tabicl_seconds": "seconds per validation",
+        }
         metrics = super().get_metrics(trainer, pl_module)
         return {names[name]: value for name, value in metrics.items() if name in names}

@@ -148,4 +148,4 @@ class TabICLEvaluation(L.Callback):
         assert result is not None
         module.log(f"{split}/tabicl_accuracy", result.accuracy, prog_bar=True)
         module.log(f"{split}/tabicl_cross_entropy", result.cross_entropy)
-        module.log(f"{split}/tabicl_seconds", result.seconds)
+        module.log(f"{split}/tabicl_seconds", result.seconds, prog_bar=True)
