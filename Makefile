@@ -25,7 +25,7 @@ distill: .venv/ready ## Distil DATASET (default digits); ARGS are passed on, CKP
 ifeq ($(CKPT),)
 	@$(PY) train.py fit -c configs/data/$(DATASET).yaml $(ARGS)
 else
-	@$(PY) train.py fit --ckpt_path=$(CKPT) $(ARGS)
+	@$(PY) train.py fit --ckpt_path=$(CKPT) $(if $(filter command line,$(origin DATASET)),-c configs/data/$(DATASET).yaml) $(ARGS)
 endif
 
 evaluate: .venv/ready ## Score the finished run RUN (default: the newest of DATASET) again and print its table

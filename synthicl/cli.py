@@ -47,7 +47,8 @@ def guarded(command: Callable[[], object]) -> int:
     try:
         command()
     except UserError as error:
-        return _say(f"error: {error}", 2)
+        # A process that reads images hands over its whole traceback; its last line is the message.
+        return _say(f"error: {str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()}", 2)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

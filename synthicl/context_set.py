@@ -24,6 +24,7 @@ from synthicl.image_grid import image_grid
 from synthicl.in_context.protocol import Protocol
 
 FILE = "context.safetensors"
+BEST = "best_on_val"  # folder, beside the last state of the schedule, of the state that val chose
 
 
 @dataclass

@@ -126,6 +126,12 @@ class Distiller(L.LightningModule):
                 f"--model.image_size={image_size} is smaller than the backbone's crop of {self.crop_size} px. "
                 f"Raise it, or lower --model.crop_size."
             )
+        try:
+            backbone(torch.zeros(1, 3, self.crop_size, self.crop_size))
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"--model.crop_size={self.crop_size}: the backbone refuses it ({error}).") from error
+        if bank_batch_size is not None and bank_batch_size < 1:
+            raise UserError(f"--model.bank_batch_size={bank_batch_size}: must be at least 1.")
         if bank_views and augmentation is None:
             raise UserError(f"--model.bank_views={bank_views} needs --model.augmentation: there is nothing to vary.")
 
@@ -237,6 +243,10 @@ class Distiller(L.LightningModule):
         self.log("train/lr", self.learning_rate(step))
         self.log("train/resolution", float(self.pyramid.resolutions[len(self.pyramid.levels) - 1]))
 
+    def on_train_end(self) -> None:
+        """Export nothing that is not finite."""
+        self.raise_if_diverged()
+
     def learning_rate(self, step: int) -> float:
         """Adam's learning rate in a step."""
         if self.lr_schedule == "constant":
@@ -291,7 +301,8 @@ class Distiller(L.LightningModule):
         Raises:
             UserError: it was; the last checkpoint is from before.
         """
-        if bool(self._diverged):
+        finite = torch.stack([torch.isfinite(level).all() for level in self.pyramid.levels]).all()
+        if bool(self._diverged | ~finite):
             raise UserError(
                 f"The loss became NaN or infinite before step {self.global_step}. The last checkpoint is from before "
                 "that. Lower --model.lr, or use --trainer.precision=32-true, and go on from it with CKPT=PATH."
@@ -328,6 +339,9 @@ class Distiller(L.LightningModule):
             "parameterisation": self.parameterisation,
             "decorrelate": self.decorrelate,
             "seed": self.seed,
+            "crop_size": self.crop_size,
+            "backbone": f"{self.backbone.name} {self.backbone.fingerprint}",
+            "data": self.trainer.datamodule.name,  # type: ignore[attr-defined]
         }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -354,9 +368,11 @@ class Distiller(L.LightningModule):
                 "--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder."
             )
         for flag, value in self.identity().items():
-            if saved[flag] != value:
+            before = saved.get(flag)
+            if before != value:
+                flag = {"data": "data.name", "backbone": "backbone.name"}.get(flag, f"model.{flag}")
                 raise UserError(
-                    f"--model.{flag}={value}: the checkpoint was made with {saved[flag]}, which cannot change when a "
+                    f"--{flag}={value}: the checkpoint was made with {before}, which cannot change when a "
                     "run goes on. Leave the flag out, or start a new run."
                 )
         while f"pyramid.levels.{len(self.pyramid.levels)}" in checkpoint["state_dict"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 
@@ -57,6 +57,3 @@ class ImageParallelStrategy(DDPStrategy):
 
     def configure_ddp(self) -> None:
         """Leave the module as it is."""
-
-
-StrategyRegistry.register("image_parallel", ImageParallelStrategy, description=ImageParallelStrategy.__doc__ or "")

@@ -129,7 +129,7 @@ def check(found: Mapping[str, Any]) -> None:
     """
     assets = []
     if name := found.get("data.name"):
-        assets += dataset_spec(name).assets(Path(found.get("data.root", "data")))
+        assets += dataset_spec(name).assets(Path(found.get("data.root") or "data"))
     if name := found.get("backbone.name"):
         assets.append(backbone_spec(name).weights_asset(found.get("backbone.weights")))
     assets.append(checkpoint_asset(found.get("tabicl.checkpoint", "mini"), found.get("tabicl.model_path")))

@@ -57,7 +57,7 @@ class Bank:
     Attributes:
         z: (V, N, D), V views of each of N images.
         y: (N,).
-        batch_size: images drawn in each step; None for all of them.
+        batch_size: images drawn in each step, as many of each class as there are; None for all of them.
         seed: seed of the draws.
     """
 
@@ -67,9 +67,14 @@ class Bank:
     seed: int
 
     def __call__(self, step: int) -> LabelledEmbeddings:
-        """The embeddings of a step: all rows, or a minibatch of images with all their views."""
+        """The embeddings of a step: all rows, or a class-balanced minibatch with all views."""
         if self.batch_size is None or self.batch_size >= len(self.y):
             return LabelledEmbeddings(self.z.flatten(0, 1), self.y.repeat(len(self.z)))
         generator = keyed_generator(self.seed, "bank batch", step)
-        chosen = torch.randperm(len(self.y), generator=generator)[: self.batch_size].to(self.y.device)
+        shuffled = torch.randperm(len(self.y), generator=generator).to(self.y.device)
+        by_class = shuffled[self.y[shuffled].argsort(stable=True)]
+        counts = torch.bincount(self.y)
+        starts = (counts.cumsum(0) - counts)[self.y[by_class]]
+        rank_in_class = torch.arange(len(self.y), device=self.y.device) - starts
+        chosen = by_class[rank_in_class < -(-self.batch_size // int((counts > 0).sum()))]
         return LabelledEmbeddings(self.z[:, chosen].flatten(0, 1), self.y[chosen].repeat(len(self.z)))

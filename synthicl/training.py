@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.callbacks.estimate import Estimate
@@ -23,9 +23,11 @@ from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
 from synthicl.distributed import ImageParallelStrategy
+from synthicl.errors import UserError
 from synthicl.evaluation.run import evaluate_run
 from synthicl.files import write_whole
-from synthicl.preflight import CONFIGS, run_config
+from synthicl.objectives import InContext, WeightedSum
+from synthicl.preflight import CONFIGS, run_config, settings
 from synthicl.run_folder import next_version, point_latest
 
 
@@ -44,10 +46,36 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the configuration and let ``latest`` point to the run."""
         if stage == "fit" and trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
+            config = self.config.clone()
+            config["ckpt_path"] = None  # starting from this file is a new run
+            text = self.parser.dump(config, skip_none=False)
             run = _folder(trainer)
             write_whole(run / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
             point_latest(run)
+
+
+def check_trainer_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse what the optimisation has no meaning for.
+
+    Raises:
+        UserError: one line that names the flag.
+    """
+    allowed = {
+        "precision": (None, "32-true", "64-true", "bf16-mixed", "16-mixed", 32, "32", 64, "64"),
+        "strategy": ("auto", "ddp"),  # several devices share the images out, whatever is asked
+        "fast_dev_run": (False, 0),
+    }
+    for name, values in allowed.items():
+        if settings[name] not in values:
+            words = ", ".join(str(value) for value in values if isinstance(value, str) and not value.isdigit())
+            raise UserError(f"--trainer.{name}={settings[name]}: not possible here. Choose {words or 'false'}.")
+    if settings["max_steps"] < 1:
+        raise UserError(f"--trainer.max_steps={settings['max_steps']}: must be at least 1.")
+
+
+def copy(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a Trainer, the list of callbacks copied: Lightning appends to the one it is given."""
+    return {name: list(value) if name == "callbacks" else value for name, value in kwargs.items()}
 
 
 class LogHyperparameters(L.Callback):
@@ -72,7 +100,7 @@ class DistillCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """There is nothing to ``predict``: classifying images is ``evaluate.py``'s work."""
+        """There is nothing to ``predict``: the module holds images, not a classifier."""
         every = LightningCLI.subcommands()
         return {name: every[name] for name in ("fit", "validate", "test")}
 
@@ -88,6 +116,7 @@ class DistillCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Create the Trainer with the project's logger and callbacks; several devices share the images out."""
         settings = self.config[self.subcommand]
+        check_trainer_settings(settings["trainer"])
         checkpoint = settings.get("ckpt_path")
         if checkpoint:  # a run that goes on stays in its folder
             run = Path(checkpoint).resolve().parents[1]
@@ -95,29 +124,38 @@ class DistillCLI(LightningCLI):
             folder = Path(settings["output_dir"]) / settings["data"]["name"]
             run = folder / next_version(folder)
         if self.subcommand == "fit":
-            interval = settings["trainer"]["val_check_interval"]
             kwargs["logger"] = TensorBoardLogger(run.parents[1], run.parent.name, run.name, default_hp_metric=False)
             kwargs["callbacks"] = [
                 *(self._get(self.config_init, "trainer.callbacks") or []),
                 ImageGrid(),
                 Estimate(),
+                DistillationProgress(),
                 LogHyperparameters(
                     {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}
                 ),
-                DistillationProgress(),
-                # Both are written whole, over the last one; dirpath defaults to the run's folder.
-                ModelCheckpoint(filename="last", every_n_train_steps=interval, enable_version_counter=False),
+                # Both are written at validations, whole, over the last one, into the run's folder. "last" comes second:
+                # it holds what "best" has seen, and a run that goes on from it keeps the same best.
                 ModelCheckpoint(
                     filename="best", monitor="val/tabicl_accuracy", mode="max", enable_version_counter=False
                 ),
+                ModelCheckpoint(filename="last", enable_version_counter=False),
                 Export(run),
             ]
         else:
-            kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1 and type(trainer.strategy) is DDPStrategy:
-            trainer = super().instantiate_trainer(**kwargs, strategy=ImageParallelStrategy())
+            kwargs |= {"logger": False, "enable_checkpointing": False}
+        trainer = super().instantiate_trainer(**copy(kwargs))
+        if trainer.world_size > 1:
+            trainer = super().instantiate_trainer(**copy(kwargs), strategy=ImageParallelStrategy())
         return trainer
+
+    def before_fit(self) -> None:
+        """Check that a TabICL in the loop is the one that is deployed."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        tabicl = next(callback for callback in callbacks if isinstance(callback, TabICLEvaluation))
+        objective = self.model.objective
+        for term in objective.terms if isinstance(objective, WeightedSum) else [objective]:
+            if isinstance(term, InContext):
+                term.check_deployed(tabicl.protocol_name, tabicl.model_path)
 
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
@@ -129,7 +167,18 @@ class DistillCLI(LightningCLI):
 
 
 def run(args: ArgsType) -> None:
-    """Parse a command line and run its subcommand."""
+    """Parse a command line and run its subcommand.
+
+    Raises:
+        UserError: a mistake in the command line that the parser does not see.
+    """
+    checkpoint = settings(list(args)).get("ckpt_path") if isinstance(args, list) else None
+    if checkpoint:
+        try:
+            torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        except Exception as error:  # torch.load states no list of what it raises
+            reason = type(error).__name__
+            raise UserError(f"--ckpt_path={checkpoint}: not a checkpoint, or damaged ({reason}).") from error
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # The backbone is meant to be in evaluation mode, a checkpoint to hold the state after the step, and this function
     # to be handed the process's own arguments; the rest is advice on data loaders, and libraries' own.

@@ -248,6 +248,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--model.image_size=16"], r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
         (["--ckpt_path=gone.ckpt"], r"--ckpt_path=gone\.ckpt: no such file"),
         (["--trainer.gradient_clip_val=1"], r"gradient clipping is not supported for manual optimization"),
+        (["--trainer.precision=bf16-true"], r"--trainer\.precision=bf16-true: not possible here\. Choose 32-true"),
+        (["--trainer.strategy=fsdp"], r"--trainer\.strategy=fsdp: not possible here\. Choose auto, ddp"),
+        (["--trainer.fast_dev_run=true"], r"--trainer\.fast_dev_run=True: not possible here"),
+        (["--trainer.max_steps=-1"], r"--trainer\.max_steps=-1: must be at least 1"),
+        (["--model.objective=in_context", "--tabicl.protocol=raw"], r"--tabicl\.protocol is raw, but .* rotated16"),
         (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
         (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
         (["--model.augmentation.noise_std=.inf"], r"The loss became NaN or infinite before step \d+\."),
@@ -260,6 +265,49 @@ def test_bad_input_gets_one_line(flags, message, tmp_path):
     assert re.search(message, err)
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"PK not really")
+    (tmp_path / "run/config.yaml").write_text((ROOT / "configs/data/digits.yaml").read_text())
+    code, _, err = run("fit", f"--ckpt_path={path}")
+    assert code == 2
+    assert f"--ckpt_path={path}: not a checkpoint, or damaged" in err
+
+
+def test_another_dataset_cannot_take_over_a_run(finished, image_folder):
+    root = image_folder({f"{label}": 5 for label in range(10)})
+    checkpoint = finished[0] / "checkpoints/last.ckpt"
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--data.name=folder", f"--data.root={root}")
+    assert code == 2
+    assert "--data.name=folder: the checkpoint was made with digits, which cannot change" in err
+
+
+def test_a_bad_image_that_another_process_reads_gets_one_line(tmp_path, image_folder):
+    root = image_folder({"a": 6, "b": 6})
+    (root / "a" / "0.png").write_bytes(b"no image")
+    settings = [f"--data.root={root}", "--data.num_workers=1", f"--output_dir={tmp_path / 'out'}", *QUICK]
+    data, mini = (str(ROOT / f"configs/{name}.yaml") for name in ("data/folder", "backbone/mini"))
+    code, _, err = run("fit", "-c", data, "-c", mini, *settings, "--model.bank_views=0")
+    assert code == 2
+    assert re.search(r"^error: .*0\.png: not a readable image", err, re.MULTILINE)
+    assert "Traceback" not in err
+
+
+def test_the_configuration_of_a_run_starts_a_new_one(finished):
+    import yaml
+
+    assert yaml.safe_load((finished[0] / "config.yaml").read_text())["ckpt_path"] is None
+
+
+def test_names_that_scripts_rely_on(finished):
+    import synthicl
+
+    assert len(synthicl.ContextSet.load(finished[0]).labels) == 10
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        synthicl.Nothing  # noqa: B018
 
 
 def test_no_dataset_is_said(tmp_path):

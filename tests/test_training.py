@@ -87,6 +87,30 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(real, crash_at, tmp_path):
     assert_equal(resumed, whole)
 
 
+@pytest.mark.parametrize("crash_at", [5, 6, 7])
+def test_a_run_that_was_killed_keeps_the_same_best_on_val(crash_at, tmp_path):
+    """Validation after every second step; the crash comes between two, or just after one."""
+
+    def run(folder: Path, *crash: L.Callback, ckpt_path: Path | None = None) -> None:
+        callbacks = [
+            TabICLEvaluation(protocol="rotated4", n_estimators=1, max_queries=40),
+            ModelCheckpoint(folder, "best", monitor="val/tabicl_accuracy", mode="max", enable_version_counter=False),
+            ModelCheckpoint(folder, "last", enable_version_counter=False),
+            *crash,
+        ]
+        fit(steps=10, callbacks=callbacks, ckpt_path=ckpt_path, trainer_settings={"val_check_interval": 2})
+
+    run(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="crash"):
+        run(tmp_path / "killed", Crash(crash_at))
+    run(tmp_path / "killed", ckpt_path=tmp_path / "killed/last.ckpt")
+    for name in ("best.ckpt", "last.ckpt"):
+        one, other = (torch.load(tmp_path / run_name / name, weights_only=True) for run_name in ("whole", "killed"))
+        assert one["global_step"] == other["global_step"]
+        for key, level in one["state_dict"].items():
+            assert torch.equal(level, other["state_dict"][key])
+
+
 def test_how_often_one_validates_does_not_change_the_images():
     never = fit(steps=6)
     often = fit(
@@ -204,6 +228,29 @@ def test_nan_ends_the_run_and_leaves_the_last_checkpoint_good(tmp_path):
     assert all(torch.isfinite(level).all() for level in state["state_dict"].values())
 
 
+def test_nan_in_the_last_step_is_not_exported():
+    class Poison(L.Callback):
+        def on_train_batch_end(self, trainer, module, *_) -> None:
+            with torch.no_grad():
+                module.pyramid.levels[0].fill_(float("nan"))
+
+    with pytest.raises(UserError, match=r"The loss became NaN or infinite before step 1\."):
+        fit(steps=1, callbacks=[Poison()])
+
+
+def test_the_bank_minibatch_is_class_balanced():
+    from synthicl.real_side import Bank
+
+    y = torch.tensor([0] * 90 + [1] * 6 + [2] * 4)
+    bank = Bank(torch.arange(100.0)[None, :, None], y, batch_size=15, seed=0)
+    batch = bank(3)
+    assert torch.bincount(batch.y).tolist() == [5, 5, 4]
+    assert torch.equal(y[batch.z.flatten().long()], batch.y)
+    assert len(batch.z.unique()) == 14
+    assert torch.equal(bank(3).z, batch.z)
+    assert not torch.equal(bank(4).z, batch.z)
+
+
 def test_a_checkpoint_holds_the_images_but_not_the_backbone(tmp_path):
     module = fit(steps=4, callbacks=[ModelCheckpoint(tmp_path, "last", every_n_train_steps=4)])
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -225,6 +272,7 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
     ("settings", "message"),
     [
         ({"ipc": 0}, r"--model\.ipc=0: must be at least 1"),
+        ({"crop_size": 16}, r"--model\.crop_size=16: the backbone refuses it"),
         ({"image_size": 16}, r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
         ({"bank_views": 2, "augmentation": None}, r"--model\.bank_views=2 needs --model\.augmentation"),
     ],

@@ -12,11 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from synthicl import __version__
 from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
-from synthicl.context_set import ContextSet
+from synthicl.context_set import BEST, ContextSet
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
-
-BEST = "best_on_val"
 
 
 class Export(L.Callback):
@@ -62,7 +60,7 @@ class Export(L.Callback):
             "backbone_weights": module.backbone.fingerprint,
             "backbone_licence": module.backbone.licence,
             "crop_size": module.crop_size,
-            "objective": type(module.objective).__name__,
+            "objective": repr(module.objective),
             "real": module.real,
             "ipc": module.ipc,
             "seed": module.seed,

@@ -53,7 +53,7 @@ class TabICLEvaluation(L.Callback):
         checkpoint: str = "mini",
         model_path: str | None = None,
         protocol: str = "auto",
-        candidates: tuple[str, ...] = ("rotated16", "rotated32", "rotated64", "pca16", "raw"),
+        candidates: tuple[str, ...] = ("rotated16", "rotated32", "rotated64", "pca16"),
         n_estimators: int | None = None,
         max_queries: int | None = None,
     ) -> None:

@@ -60,8 +60,8 @@ class ImageDataModule(L.LightningDataModule):
         """
         assert self.trainer is not None
         steps = _Steps(self.trainer.max_steps, self.trainer.global_step)
-        # persistent workers would keep the callable of an earlier fit
-        return DataLoader(_Batches(self.batch_of_step), batch_size=None, sampler=steps, num_workers=self.num_workers)
+        workers = self.num_workers if self.batch_of_step is not int else 0
+        return DataLoader(_Batches(self.batch_of_step), batch_size=None, sampler=steps, num_workers=workers)
 
     def val_dataloader(self) -> DataLoader[int]:
         """One empty batch: validation is the callbacks' work, on embeddings computed once."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from synthicl.evaluation.compare import score
@@ -47,7 +48,7 @@ def choose_protocol(
     protocols = {name: fit_protocol(name, train[0], n_estimators) for name in candidates}
     classes = len(train[1].unique())
     accuracies: dict[str, list[list[float]]] = {}
-    for name, protocol in protocols.items():
+    for name, protocol in track(protocols.items(), "Choosing TabICL's protocol on val", transient=True):
         probe = TabICLProbe(protocol, model_path, device)
         accuracies[name] = []
         for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (max(MOST_ROWS // classes, 1), 1)):

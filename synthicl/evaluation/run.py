@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from synthicl import probes
 from synthicl.assets import obtain
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.context_set import ContextSet
+from synthicl.context_set import BEST, ContextSet
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings import embed_views
 from synthicl.errors import UserError
@@ -18,13 +19,10 @@ from synthicl.evaluation.compare import Context, compare, real_contexts
 from synthicl.evaluation.results import Results
 from synthicl.files import write_whole
 from synthicl.in_context.checkpoint import checkpoint_asset
-from synthicl.probes.linear import LinearProbe
 from synthicl.probes.probe import Probe
-from synthicl.probes.tabicl import TabICLProbe
+from synthicl.registry import registered
 from synthicl.report.card import card
 from synthicl.report.table import print_tables
-
-BEST = "best_on_val"
 
 
 def evaluate_run(folder: Path, config: Mapping[str, Any], device: torch.device | str = "cpu") -> Results:
@@ -57,7 +55,9 @@ def evaluate_run(folder: Path, config: Mapping[str, Any], device: torch.device |
         z = embed_views(backbone, images, metadata["crop_size"], num_workers=data.num_workers, what=f"{split} images")
         embedded[split] = z[0], torch.from_numpy(images.labels)
     checkpoint = obtain(checkpoint_asset(config["tabicl.checkpoint"], config["tabicl.model_path"]))
-    probes: list[Probe] = [TabICLProbe(context_set.protocol, checkpoint, device), LinearProbe()]
+    factories = registered(probes)
+    names = ["tabicl", *(name for name in factories if name != "tabicl")]  # the table's first column
+    fitted: list[Probe] = [factories[name](context_set.protocol, checkpoint, device) for name in names]
 
     contexts = real_contexts(*embedded["train"], metadata["ipc"], config["random_draws"])
     contexts.append(Context("synthetic", 0, "last", context_set.embeddings, context_set.labels))
@@ -65,10 +65,10 @@ def evaluate_run(folder: Path, config: Mapping[str, Any], device: torch.device |
         best = ContextSet.load(folder / BEST)
         contexts.append(Context("synthetic", 0, BEST, best.embeddings, best.labels))
     results = Results.load(folder)
-    names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
-    identity = {name: metadata[name] for name in names}
+    fields = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
+    identity = {name: metadata[name] for name in fields}
     queries = {split: embedded[split] for split in ("val", "test")}
-    compare(contexts, probes, queries, metadata["seed"], metadata["ipc"], identity, results)
+    compare(contexts, fitted, queries, metadata["seed"], metadata["ipc"], identity, results)
     results.save(folder)
     for part in (folder, folder / BEST):
         if part.is_dir():

@@ -1,7 +1,7 @@
 """Protocols: everything between an embedding and TabICL's own preprocessing.
 
 TabICL standardises every column on the context alone. After a PCA that blows the directions of low variance up to the
-weight of the first, which costs a context of one row per class up to 20 points (docs/protocols.md). A fixed random
+weight of the first, which costs a context of one row per class up to 20 points (docs/bundled.md). A fixed random
 rotation after the PCA gives all columns nearly the same variance, so that standardising them changes distances little.
 
 | name | rows | members | statistics |

@@ -7,6 +7,8 @@ on the real embeddings points, for linear probes drawn afresh at every step.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -24,31 +26,46 @@ class LinearGradientMatching(Objective):
             it replaces ``head_std``, whose effect grows with the norm of a backbone's embeddings.
         balanced: weigh the real rows so that every class counts the same. Off in the reference; an unbalanced real
             side drags balanced synthetic images off the class means.
+        head_init: ``normal`` is N(0, head_std^2) without bias; ``linear`` is torch.nn.Linear's default, uniform in
+            +- 1 / sqrt(D), bias included: the paper's appendix A.1. ``head_std`` and ``logit_std`` do not apply to it.
     """
 
     def __init__(
-        self, heads: int = 32, head_std: float = 0.01, logit_std: float | None = None, balanced: bool = True
+        self,
+        heads: int = 32,
+        head_std: float = 0.01,
+        logit_std: float | None = None,
+        balanced: bool = True,
+        head_init: Literal["normal", "linear"] = "normal",
     ) -> None:
         self.heads = heads
         self.head_std = head_std
         self.logit_std = logit_std
         self.balanced = balanced
+        self.head_init = head_init
 
     def __call__(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
         """Compute the loss, in [0, 2]; see `Objective`."""
-        weight = torch.randn(self.heads, num_classes, real.z.shape[1], generator=generator).to(real.z)
-        if self.logit_std is None:
-            weight = weight * self.head_std
-        else:  # the logit of a row z under a head N(0, s^2 I) has standard deviation s |z|
-            weight = weight * (self.logit_std / real.z.square().sum(1).mean().sqrt())
-        bias = weight.new_zeros(self.heads, num_classes)
+        weight, bias = self.draw_heads(num_classes, real.z, generator)
         row_weight = class_balanced_weight(real.y, num_classes) if self.balanced else None
         with torch.no_grad():
             target = _flatten(*probe_gradient(real.z, real.y, weight, bias, row_weight))
         gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias))
         return (1 - torch.cosine_similarity(target, gradient, dim=-1)).mean()
+
+    def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw the heads of a step: weight (H, C, D) and bias (H, C), like ``z`` in type and device."""
+        shape = self.heads, num_classes, z.shape[1]
+        if self.head_init == "linear":
+            weight = torch.rand(shape, generator=generator) * 2 - 1
+            bias = torch.rand(shape[:2], generator=generator) * 2 - 1
+            return weight.to(z) / z.shape[1] ** 0.5, bias.to(z) / z.shape[1] ** 0.5
+        weight = torch.randn(shape, generator=generator).to(z)
+        # The logit of a row z under a head N(0, s^2 I) has standard deviation s |z|.
+        std = self.head_std if self.logit_std is None else self.logit_std / z.square().sum(1).mean().sqrt()
+        return weight * std, weight.new_zeros(shape[:2])
 
 
 def _flatten(grad_weight: Tensor, grad_bias: Tensor) -> Tensor:

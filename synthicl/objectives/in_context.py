@@ -8,11 +8,14 @@ the shift of labels and the power transform are drawn in each step, as the deplo
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from synthicl.assets import obtain
+from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.in_context.differentiable import DifferentiableTabICL, random_member
 from synthicl.in_context.protocol import fit_protocol
@@ -44,6 +47,22 @@ class InContext(Objective):
         self.model_path = obtain(checkpoint_asset(checkpoint, model_path))
         self.queries = queries
         self.members = members
+
+    def check_deployed(self, protocol: str, model_path: Path) -> None:
+        """Check that the TabICL that scores the images is the one in the loop.
+
+        Raises:
+            UserError: protocol or checkpoint differ; the message names the flags.
+        """
+        for name, mine, other in (
+            ("protocol", self.protocol_name, protocol),
+            ("model_path", self.model_path, model_path),
+        ):
+            if mine != other:
+                raise UserError(
+                    f"--tabicl.{name} is {other}, but the in-context objective has {mine}. Give both the same: see "
+                    "configs/objective/in_context.yaml."
+                )
 
     def prepare(self, train: LabelledEmbeddings) -> None:
         """Fit the protocol, and load TabICL where the embeddings are."""

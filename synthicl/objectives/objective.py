@@ -26,6 +26,12 @@ class LabelledEmbeddings(NamedTuple):
 class Objective(ABC):
     """A scalar function of synthetic and real embeddings, to be minimised by the synthetic images."""
 
+    def __repr__(self) -> str:
+        """Name and plain settings: what identifies an objective in results and cards."""
+        plain = (int, float, str, bool, list, type(None))
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if isinstance(value, plain))
+        return f"{type(self).__name__}({settings})"
+
     def prepare(self, train: LabelledEmbeddings) -> None:  # noqa: B027 - most objectives have nothing to prepare
         """Fit what depends on the training data, once, before the first step.
 

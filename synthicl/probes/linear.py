@@ -30,4 +30,4 @@ class LinearProbe(Probe):
         return probabilities
 
 
-REGISTERED = {"linear": LinearProbe}
+REGISTERED = {"linear": lambda protocol, model_path, device: LinearProbe()}

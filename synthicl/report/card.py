@@ -27,7 +27,7 @@ names in its metadata. {statistics}
 ## Use
 
 ```python
-from synthicl.context_set import ContextSet
+from synthicl import ContextSet
 
 context = ContextSet.load("path/to/this/folder")
 context.images, context.labels, context.embeddings, context.class_names

@@ -35,6 +35,16 @@ def test_equals_the_reference_loop():
     torch.testing.assert_close(loss, expected / 4, rtol=1e-10, atol=0)
 
 
+def test_linear_heads_are_those_of_torch():
+    weight, bias = LinearGradientMatching(heads=200, head_init="linear").draw_heads(C, torch.ones(2, 16), generator())
+    layer = torch.nn.Linear(16, C)
+    for drawn, torchs in ((weight, layer.weight), (bias, layer.bias)):
+        assert drawn.shape[1:] == torchs.shape
+        assert 0.99 * 0.25 < drawn.abs().max() <= 0.25  # 1 / sqrt(16)
+        assert torchs.abs().max() <= 0.25
+        assert drawn.mean().abs() < 0.02
+
+
 def test_is_zero_at_the_real_embeddings_and_positive_elsewhere():
     real = embeddings(9, 0)
     objective = LinearGradientMatching()
