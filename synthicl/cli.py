@@ -6,13 +6,16 @@ import errno
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
 from synthicl import preflight
 from synthicl.errors import UserError
 from synthicl.files import disk_error
+
+MOVED = ("data.root", "backbone.weights", "tabicl.model_path")  # what may lie elsewhere when a run is scored again
+DESCRIPTION = "Score a finished run beside random, centroid, class-mean and all real context, and print tables."
 
 
 def train(args: list[str] | None = None) -> int:
@@ -95,29 +98,29 @@ def evaluate(args: list[str] | None = None) -> int:
 
 
 def _evaluate(args: list[str] | None) -> None:
-    from jsonargparse import auto_cli
+    from jsonargparse import ArgumentParser
 
-    auto_cli({"compare": compare}, args=args, as_positional=True)
+    parser = ArgumentParser(prog="evaluate.py", exit_on_error=False)
+    comparison = ArgumentParser(description=DESCRIPTION, exit_on_error=False)
+    comparison.add_argument("run", type=str, help="Folder of the run, for example outputs/digits/latest.")
+    for flag in MOVED:
+        comparison.add_argument(f"--{flag}", type=str, help="Where it lies now, if not where it lay during the run.")
+    parser.add_subcommands().add_subcommand("compare", comparison)
+    settings = parser.parse_args(args)["compare"]
+    compare(Path(settings["run"]), {flag: settings[flag] for flag in MOVED if settings[flag] is not None})
 
 
-def compare(
-    run: Path, data_root: str | None = None, backbone_weights: str | None = None, tabicl_model_path: str | None = None
-) -> None:
+def compare(run: Path, moved: Mapping[str, str]) -> None:
     """Score the context sets of a finished run beside random, centroid, class-mean and all real context.
 
     Args:
-        run: folder of the run, for example outputs/digits/latest.
-        data_root: where the images lie, if not where they lay during the run.
-        backbone_weights: the backbone's weights file, likewise.
-        tabicl_model_path: the TabICL checkpoint, likewise.
+        run: folder of the run.
+        moved: files of the run that lie elsewhere now, by their flag (`MOVED`).
     """
-    config = preflight.run_config(run)
-    moved = {"data.root": data_root, "backbone.weights": backbone_weights, "tabicl.model_path": tabicl_model_path}
-    config |= {name: value for name, value in moved.items() if value is not None}
+    config = preflight.run_config(run) | dict(moved)
     preflight.check(config)
     import torch
 
     from synthicl.evaluation.run import evaluate_run
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    evaluate_run(run, config, device)
+    evaluate_run(run, config, "cuda" if torch.cuda.is_available() else "cpu")

@@ -316,6 +316,11 @@ class Distiller(L.LightningModule):
     test_step = validation_step
 
     @torch.no_grad()
+    def pixels(self) -> Tensor:
+        """The synthetic images of all ranks, (n, 3, S, S), uint8; a collective call."""
+        return gather_rows(to_uint8(self.pyramid.decode()), self.num_images)
+
+    @torch.no_grad()
     def context_rows(self) -> ContextRows:
         """The synthetic images of all ranks and their clean embeddings; a collective call."""
         images = to_uint8(self.pyramid.decode())

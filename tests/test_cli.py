@@ -321,6 +321,14 @@ def test_evaluate_says_what_is_wrong(tmp_path, capsys):
     assert "config.yaml is missing. Name the folder of a run" in capsys.readouterr().err
 
 
+def test_evaluate_names_flags_that_it_takes(finished, tmp_path, capsys):
+    for flag in ("backbone.weights", "tabicl.model_path"):
+        assert evaluate(["compare", str(finished[0]), f"--{flag}={tmp_path / 'gone'}"]) == 2
+        assert f"Supply it with --{flag}=PATH." in capsys.readouterr().err
+    assert evaluate(["compare", str(finished[0]), "--nope=1"]) == 2
+    assert "--nope" in capsys.readouterr().err
+
+
 def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
     """The real layout and formats, only small: JPEG folders, an official .pth, a checkpoint in tabicl's format."""
     from synthicl.backbones.models import dinov2
