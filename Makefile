@@ -9,7 +9,7 @@ ARGS ?=
 CKPT ?=
 RUN ?= outputs/$(DATASET)/latest
 PY := .venv/bin/python
-# glibc gives freed memory back to the system after every step and faults it in again: a fifth of a CPU step's time.
+# glibc gives freed memory back after every step and faults it in again: a fifth of a CPU step, measured in pre-training.
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
