@@ -18,7 +18,8 @@ import torch
 
 from synthicl.cli import train
 from synthicl.evaluation.results import Results
-from synthicl.report.table import accuracy_table, comparison_table, markdown
+from synthicl.report.compare import accuracy_table, comparison_table
+from synthicl.report.table import markdown
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
 
     command = " ".join(["python benchmarks/distillation.py", *sys.argv[1:]])
     tables = [accuracy_table(together, "test"), comparison_table(together, "test")]
-    text = "\n\n".join(f"### {title}\n\n{markdown(header, body)}" for title, header, body in tables)
+    text = "\n\n".join(f"### {table.title}\n\n{markdown(table)}" for table in tables)
     about = f"`{command}`; {options.seeds} seeds of the optimisation, one backbone, one split."
     if seconds:
         about += (

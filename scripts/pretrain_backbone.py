@@ -1,7 +1,8 @@
 """Pre-train a bundled backbone on the training split of a dataset, without labels (SimCLR).
 
     python scripts/pretrain_backbone.py --architecture mini
-    python scripts/pretrain_backbone.py --architecture mini_conv --data.root my/images --output my-backbone.safetensors
+    python scripts/pretrain_backbone.py --architecture mini_conv --data.root my/images \
+        --augmentation photographs --output my-backbone.safetensors
 
 T. Chen, S. Kornblith, M. Norouzi and G. Hinton, "A Simple Framework for Contrastive Learning of Visual
 Representations", ICML 2020, https://arxiv.org/abs/2002.05709. Labels are read only to score: the checkpoint that
@@ -32,6 +33,23 @@ from synthicl.data.datasets import dataset_spec
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import SquareImages
 
+# What two views of an image may differ in: what the embedding is to ignore.
+AUGMENTATIONS = {
+    "digits": lambda size: (
+        K.RandomResizedCrop((size, size), scale=(0.6, 1.0), ratio=(0.8, 1.25), cropping_mode="resample"),
+        K.RandomAffine(degrees=15, translate=(0.1, 0.1), shear=10, p=0.7),
+        K.RandomGaussianNoise(std=0.05, p=0.5),
+        K.RandomErasing(p=0.3, scale=(0.02, 0.15)),
+    ),
+    # The paper's, appendix A, without blur, as it does for small images.
+    "photographs": lambda size: (
+        K.RandomResizedCrop((size, size), scale=(0.2, 1.0), cropping_mode="resample"),
+        K.RandomHorizontalFlip(),
+        K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        K.RandomGrayscale(p=0.2),
+    ),
+}
+
 
 def load_images(split: LabelledImages, size: int) -> Tensor:
     """Images of a split, (N, 3, size, size) in [0, 1]."""
@@ -53,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="mini", choices=["mini", "mini_conv"])
     parser.add_argument("--data.root", dest="root", type=Path, help="image folder as for `folder`; default: digits")
+    parser.add_argument("--augmentation", default="digits", choices=list(AUGMENTATIONS))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -70,12 +89,7 @@ def main() -> None:
 
     model = getattr(mini, options.architecture)()
     head = nn.Sequential(nn.Linear(model.num_features, 256), nn.GELU(), nn.Linear(256, 64))
-    augment = K.AugmentationSequential(
-        K.RandomResizedCrop((mini.SIZE, mini.SIZE), scale=(0.6, 1.0), ratio=(0.8, 1.25), cropping_mode="resample"),
-        K.RandomAffine(degrees=15, translate=(0.1, 0.1), shear=10, p=0.7),
-        K.RandomGaussianNoise(std=0.05, p=0.5),
-        K.RandomErasing(p=0.3, scale=(0.02, 0.15)),
-    )
+    augment = K.AugmentationSequential(*AUGMENTATIONS[options.augmentation](mini.SIZE))
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=options.steps)

@@ -9,7 +9,7 @@ forward keeps its graph and nothing is run twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ def backpropagate_in_chunks(
     first_row: int,
     loss_of: Callable[[Tensor], Tensor],
     backward: Callable[[Tensor], None],
-) -> Tensor:
+    leaves: Sequence[Tensor] = (),
+) -> tuple[Tensor, list[Tensor]]:
     """Compute the loss and back-propagate it into whatever ``embed`` depends on.
 
     Args:
@@ -40,9 +41,10 @@ def backpropagate_in_chunks(
         first_row: where this rank's rows begin among all.
         loss_of: all embeddings -> scalar loss.
         backward: back-propagates a scalar, scaled as mixed precision needs it.
+        leaves: what else the loss depends on; like the loss, the same on all ranks.
 
     Returns:
-        The loss, detached.
+        The loss, detached, and its gradient with respect to each of ``leaves``.
     """
     slices = chunks(rows, chunk_size)
     keep_graph = len(slices) <= 1
@@ -51,9 +53,9 @@ def backpropagate_in_chunks(
     local = torch.cat(parts) if parts else embed(slice(0, 0))
     z = gather(local.detach()).requires_grad_()
     loss = loss_of(z)
-    (gradient,) = torch.autograd.grad(loss, z)
+    gradient, *others = torch.autograd.grad(loss, [z, *leaves])
     mine = gradient[first_row : first_row + rows]
     for part in slices:
         embeddings = local if keep_graph else embed(part)
         backward((embeddings * mine[part]).sum())
-    return loss.detach()
+    return loss.detach(), others

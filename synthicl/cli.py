@@ -1,4 +1,4 @@
-"""The command lines: ``train.py`` (Lightning CLI: fit, validate, test) and what every command does with errors."""
+"""The command lines, ``train.py`` and ``evaluate.py``, and what both do with errors."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import errno
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 
 from synthicl import preflight
 from synthicl.errors import UserError
 from synthicl.files import disk_error
-
-MOVED = ("data.root", "backbone.weights", "tabicl.model_path")  # what may lie elsewhere when a run is scored again
-DESCRIPTION = "Score a finished run beside random, centroid, class-mean and all real context, and print tables."
 
 
 def train(args: list[str] | None = None) -> int:
@@ -94,33 +90,12 @@ def evaluate(args: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    return guarded(lambda: _evaluate(args))
+    arguments = list(sys.argv[1:] if args is None else args)
+    return guarded(lambda: _evaluate(arguments))
 
 
-def _evaluate(args: list[str] | None) -> None:
-    from jsonargparse import ArgumentParser
+def _evaluate(args: list[str]) -> None:
+    preflight.check_evaluation(args)
+    from synthicl.evaluation.commands import run
 
-    parser = ArgumentParser(prog="evaluate.py", exit_on_error=False)
-    comparison = ArgumentParser(description=DESCRIPTION, exit_on_error=False)
-    comparison.add_argument("run", type=str, help="Folder of the run, for example outputs/digits/latest.")
-    for flag in MOVED:
-        comparison.add_argument(f"--{flag}", type=str, help="Where it lies now, if not where it lay during the run.")
-    parser.add_subcommands().add_subcommand("compare", comparison)
-    settings = parser.parse_args(args)["compare"]
-    compare(Path(settings["run"]), {flag: settings[flag] for flag in MOVED if settings[flag] is not None})
-
-
-def compare(run: Path, moved: Mapping[str, str]) -> None:
-    """Score the context sets of a finished run beside random, centroid, class-mean and all real context.
-
-    Args:
-        run: folder of the run.
-        moved: files of the run that lie elsewhere now, by their flag (`MOVED`).
-    """
-    config = preflight.run_config(run) | dict(moved)
-    preflight.check(config)
-    import torch
-
-    from synthicl.evaluation.run import evaluate_run
-
-    evaluate_run(run, config, "cuda" if torch.cuda.is_available() else "cpu")
+    run(args)

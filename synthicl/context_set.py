@@ -22,8 +22,8 @@ from synthicl.errors import UserError
 from synthicl.files import safe_folder_name, write_whole
 from synthicl.image_grid import image_grid
 from synthicl.in_context.protocol import Protocol
+from synthicl.run_folder import CONTEXT_FILE
 
-FILE = "context.safetensors"
 BEST = "best_on_val"  # folder, beside the last state of the schedule, of the state that val chose
 
 
@@ -37,6 +37,7 @@ class ContextSet:
         class_names: name of each class index.
         protocol: what TabICL is to be given, with the statistics it carries.
         images: (n, 3, S, S), uint8, or None for a set of bare vectors.
+        targets: (n, C), soft labels that were learnt with the images, or None.
         metadata: what identifies the set: dataset, backbone, objective, seed, versions, ... JSON values only.
     """
 
@@ -46,6 +47,7 @@ class ContextSet:
     protocol: Protocol
     images: Tensor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    targets: Tensor | None = None
 
     def save(self, folder: Path | str) -> None:
         """Write the set into ``folder``; each file is written whole or not at all.
@@ -56,8 +58,9 @@ class ContextSet:
         folder = Path(folder)
         names = [safe_folder_name(name) for name in self.class_names]
         tensors = {"embeddings": self.embeddings, "labels": self.labels}
-        if self.images is not None:
-            tensors["images"] = self.images
+        for name, tensor in (("images", self.images), ("targets", self.targets)):
+            if tensor is not None:
+                tensors[name] = tensor
         if self.protocol.mean is not None and self.protocol.projection is not None:
             tensors |= {"protocol.mean": self.protocol.mean, "protocol.projection": self.protocol.projection}
         header = {
@@ -67,7 +70,7 @@ class ContextSet:
             "metadata": json.dumps(self.metadata),
         }
         contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / FILE, lambda path: path.write_bytes(save(contiguous, header)))
+        write_whole(folder / CONTEXT_FILE, lambda path: path.write_bytes(save(contiguous, header)))
         if self.images is None:
             return
         number = dict.fromkeys(names, 0)
@@ -85,9 +88,11 @@ class ContextSet:
         Raises:
             UserError: there is none, or the file is damaged or inconsistent.
         """
-        path = Path(folder) / FILE
+        path = Path(folder) / CONTEXT_FILE
         if not path.is_file():
-            raise UserError(f"{folder}: no context set there (looked for {FILE}). Name the folder of a finished run.")
+            raise UserError(
+                f"{folder}: no context set there (looked for {CONTEXT_FILE}). Name the folder of a finished run."
+            )
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
@@ -105,9 +110,11 @@ class ContextSet:
                 protocol,
                 tensors.get("images"),
                 json.loads(header["metadata"]),
+                tensors.get("targets"),
             )
             n = len(context.labels)
-            lengths = {len(context.embeddings), n if context.images is None else len(context.images)}
+            optional = [len(tensor) for tensor in (context.images, context.targets) if tensor is not None]
+            lengths = {len(context.embeddings), n, *optional}
             consistent = lengths == {n} and set(context.labels.tolist()) <= set(range(len(class_names)))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a context set, or damaged ({error}). Run the distillation again.") from error

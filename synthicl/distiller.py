@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthicl.augmentation import Augmentation
@@ -27,6 +28,7 @@ from synthicl.randomness import keyed_generator
 from synthicl.real_side import Bank, OnlineBatches
 from synthicl.synthetic import SyntheticPyramid
 
+OWN_CLASS = 0.9  # probability of an image's own class where soft labels begin
 CHECK_EVERY = 10  # steps between two looks at whether the loss is finite
 
 
@@ -37,11 +39,13 @@ class ContextRows(NamedTuple):
         images: (n, 3, S, S), uint8.
         embeddings: (n, D), float32: clean embeddings of these 8-bit images.
         labels: (n,), class indices.
+        targets: (n, C), soft labels, or None.
     """
 
     images: Tensor
     embeddings: Tensor
     labels: Tensor
+    targets: Tensor | None = None
 
 
 class Distiller(L.LightningModule):
@@ -59,7 +63,9 @@ class Distiller(L.LightningModule):
         decorrelate: whether colours are stored decorrelated.
         grow_every: steps between two levels of the pyramid. The reference has 200.
         augmentation: strength of the augmentation on both sides; None for clean images.
-        views: augmented views of each synthetic image in a step; one without augmentation. The reference has 10.
+        views: augmented views of each synthetic image in a step; 0 for the clean image alone, and clean real ones. The
+            reference has 10.
+        soft_labels: whether the labels of the synthetic images are learnt as well, as probabilities.
         real: ``bank`` compares with embeddings computed once, ``online`` with fresh images in each step.
         bank_views: augmented views of each real image in the bank; 0 for one clean view.
         bank_batch_size: real images of the bank used in a step; None for all.
@@ -89,6 +95,7 @@ class Distiller(L.LightningModule):
         grow_every: int = 200,
         augmentation: Augmentation | None = None,
         views: int = 10,
+        soft_labels: bool = False,
         real: Literal["bank", "online"] = "bank",
         bank_views: int = 0,
         bank_batch_size: int | None = None,
@@ -109,8 +116,9 @@ class Distiller(L.LightningModule):
         self.init = init
         self.decorrelate = decorrelate
         self.grow_every = grow_every
-        self.augmentation = augmentation
-        self.views = views if augmentation is not None else 1
+        self.augmentation = augmentation if views else None
+        self.views = views if self.augmentation else 1
+        self.soft_labels = soft_labels
         self.real = real
         self.bank_views = bank_views
         self.bank_batch_size = bank_batch_size
@@ -118,7 +126,7 @@ class Distiller(L.LightningModule):
         self.lr_schedule = lr_schedule
         self.chunk_size = chunk_size
         self.seed = seed
-        for flag, value in (("ipc", ipc), ("views", views), ("grow_every", grow_every), ("chunk_size", chunk_size)):
+        for flag, value in (("ipc", ipc), ("grow_every", grow_every), ("chunk_size", chunk_size)):
             if value < 1:
                 raise UserError(f"--model.{flag}={value}: must be at least 1.")
         if self.crop_size > image_size:
@@ -130,10 +138,18 @@ class Distiller(L.LightningModule):
             backbone(torch.zeros(1, 3, self.crop_size, self.crop_size))
         except (AssertionError, ValueError) as error:
             raise UserError(f"--model.crop_size={self.crop_size}: the backbone refuses it ({error}).") from error
+        if soft_labels and not objective.uses_targets:
+            raise UserError(
+                "--model.soft_labels=true: this objective knows classes only. Use ridge or lgm, or leave the flag out."
+            )
         if bank_batch_size is not None and bank_batch_size < 1:
             raise UserError(f"--model.bank_batch_size={bank_batch_size}: must be at least 1.")
-        if bank_views and augmentation is None:
-            raise UserError(f"--model.bank_views={bank_views} needs --model.augmentation: there is nothing to vary.")
+        if views < 0:
+            raise UserError(f"--model.views={views}: must be at least 0.")
+        if bank_views and self.augmentation is None:
+            raise UserError(
+                f"--model.bank_views={bank_views} needs --model.augmentation and --model.views: nothing is to vary."
+            )
 
     # Set-up
 
@@ -159,6 +175,10 @@ class Distiller(L.LightningModule):
         self.mine = owned(self.num_images, rank, ranks)
         grows = self.parameterisation == "pyramid"
         self.pyramid = SyntheticPyramid(self.mine, self.image_size, self.seed, self.init, grows, self.decorrelate)
+        if self.soft_labels:
+            # A softmax of these gives an image's own class OWN_CLASS, the others the same share of the rest.
+            own = math.log(OWN_CLASS * (self.num_classes - 1) / (1 - OWN_CLASS))
+            self.target_logits = torch.nn.Parameter(own * F.one_hot(self.labels[self.mine], self.num_classes).float())
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         if stage == "fit" and self.real == "online":
@@ -191,8 +211,17 @@ class Distiller(L.LightningModule):
             self.bank = Bank(z.to(self.device), y, self.bank_batch_size, self.seed)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam on the pyramids."""
-        return torch.optim.Adam(self.pyramid.parameters(), self.lr)
+        """Adam on what belongs to images, pyramids and soft labels, and on what the objective learns."""
+        groups = [self.image_parameters(), self.learnt_by_objective()]
+        return torch.optim.Adam([{"params": group} for group in groups if group], self.lr)
+
+    def learnt_by_objective(self) -> list[Tensor]:
+        """What the objective learns with the images."""
+        return [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+
+    def image_parameters(self) -> list[Tensor]:
+        """What has a row for each of this rank's images: soft labels and levels of the pyramid."""
+        return [*([self.target_logits] if self.soft_labels else []), *self.pyramid.parameters()]
 
     # One step
 
@@ -208,10 +237,12 @@ class Distiller(L.LightningModule):
         assert not isinstance(optimizer, list)
         # The reference counts steps from 0 and grows when step > 1 and (step - 1) % 200 == 0.
         if step > 1 and (step - 1) % self.grow_every == 0 and not self.pyramid.is_complete:
+            for level in self.pyramid.levels:
+                optimizer.state.pop(level, None)  # Adam starts afresh
             self.pyramid.grow()
-            optimizer.state.clear()  # Adam starts afresh
-            optimizer.param_groups[0]["params"] = list(self.pyramid.parameters())
-        optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+            optimizer.param_groups[0]["params"] = self.image_parameters()
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
 
         images = self.pyramid.decode()
         leaf = images.detach().requires_grad_()
@@ -219,12 +250,19 @@ class Distiller(L.LightningModule):
         labels = self.labels.repeat_interleave(self.views)
         embed = self.view_embedder(leaf, step)
 
+        # Like the loss, what the objective learns and the soft labels of all images are the same on every rank.
+        learnt: list[Tensor] = self.learnt_by_objective()
+        soft = gather_rows(self.targets().detach(), self.num_images).requires_grad_() if self.soft_labels else None
+
         def loss_of(z: Tensor) -> Tensor:
             generator = keyed_generator(self.seed, "objective", step)
+            targets = None if soft is None else soft.repeat_interleave(self.views, 0)
+            synthetic = LabelledEmbeddings(z, labels, self.views, targets)
             reference = LabelledEmbeddings(real.z.to(z.dtype), real.y)
-            return self.objective(LabelledEmbeddings(z, labels, self.views), reference, self.num_classes, generator)
+            loss: Tensor = self.objective(synthetic, reference, self.num_classes, generator)
+            return loss
 
-        loss = backpropagate_in_chunks(
+        loss, gradients = backpropagate_in_chunks(
             embed,
             rows=len(leaf) * self.views,
             chunk_size=self.chunk_size,
@@ -232,9 +270,15 @@ class Distiller(L.LightningModule):
             first_row=self.mine.start * self.views,
             loss_of=loss_of,
             backward=self.manual_backward,
+            leaves=learnt if soft is None else [*learnt, soft],
         )
         optimizer.zero_grad()
         images.backward(leaf.grad)
+        if soft is not None:
+            mine = slice(self.mine.start, self.mine.stop)
+            self.manual_backward((self.targets() * gradients.pop()[mine]).sum())
+        for parameter, gradient in zip(learnt, gradients, strict=True):
+            self.manual_backward((parameter * gradient).sum())
         optimizer.step()
         self._diverged |= ~torch.isfinite(loss)
         if (step + 1) % CHECK_EVERY == 0:  # looking at the flag waits for the device
@@ -315,6 +359,10 @@ class Distiller(L.LightningModule):
 
     test_step = validation_step
 
+    def targets(self) -> Tensor:
+        """Soft labels of this rank's images, (n_rank, C)."""
+        return self.target_logits.softmax(1)
+
     @torch.no_grad()
     def pixels(self) -> Tensor:
         """The synthetic images of all ranks, (n, 3, S, S), uint8; a collective call."""
@@ -330,7 +378,10 @@ class Distiller(L.LightningModule):
                 pixels = crop_centre(images[part], self.crop_size) / 255
                 parts.append(self.backbone(pixels.to(self.backbone.mean.dtype)).float())
         return ContextRows(
-            gather_rows(images, self.num_images), gather_rows(torch.cat(parts), self.num_images), self.labels
+            gather_rows(images, self.num_images),
+            gather_rows(torch.cat(parts), self.num_images),
+            self.labels,
+            gather_rows(self.targets().float(), self.num_images) if self.soft_labels else None,
         )
 
     # Checkpoints: all images and their optimiser state, whichever ranks hold them
@@ -343,6 +394,7 @@ class Distiller(L.LightningModule):
             "image_size": self.image_size,
             "parameterisation": self.parameterisation,
             "decorrelate": self.decorrelate,
+            "soft_labels": self.soft_labels,
             "seed": self.seed,
             "crop_size": self.crop_size,
             "backbone": f"{self.backbone.name} {self.backbone.fingerprint}",
@@ -350,9 +402,9 @@ class Distiller(L.LightningModule):
         }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The pyramids alone: the backbone does not change and stays out of the checkpoint."""
+        """What is optimised: the backbone does not change and stays out of the checkpoint."""
         state = super().state_dict(*args, **kwargs)
-        return {name: tensor for name, tensor in state.items() if name.startswith("pyramid.")}
+        return {name: tensor for name, tensor in state.items() if not name.startswith("backbone.")}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Gather images and optimiser state over ranks; a collective call."""
@@ -386,10 +438,15 @@ class Distiller(L.LightningModule):
 
     @staticmethod
     def _map_rows(checkpoint: dict[str, Any], function: Any) -> None:
-        """Apply a function to every tensor whose first dimension counts images."""
-        checkpoint["state_dict"] = {name: function(rows) for name, rows in checkpoint["state_dict"].items()}
+        """Apply a function to every tensor that has a row for each image, in the state and in that of the optimiser."""
+        checkpoint["state_dict"] = {
+            name: tensor if name.startswith("objective.") else function(tensor)
+            for name, tensor in checkpoint["state_dict"].items()
+        }
         for optimizer in checkpoint.get("optimizer_states", []):
-            optimizer["state"] = {
-                parameter: {name: function(value) if value.ndim else value for name, value in state.items()}
-                for parameter, state in optimizer["state"].items()
-            }
+            of_images = optimizer["param_groups"][0]["params"]
+            for parameter in set(of_images) & set(optimizer["state"]):
+                state = optimizer["state"][parameter]
+                optimizer["state"][parameter] = {
+                    name: function(value) if value.ndim else value for name, value in state.items()
+                }

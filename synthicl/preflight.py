@@ -6,17 +6,20 @@ dataset, backbone and TabICL checkpoint a run needs.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from synthicl.assets import require
 from synthicl.backbones import backbone_spec
 from synthicl.data.datasets import dataset_spec
 from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import checkpoint_asset
+from synthicl.run_folder import CONTEXT_FILE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -116,6 +119,102 @@ def run_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder}: config.yaml is missing. Name the folder of a run, such as outputs/digits/latest.")
     return _flatten(_read(path))
+
+
+ELSEWHERE = {
+    "data.root": "Where the images lie, if not where they lay before.",
+    "backbone.weights": "Where the backbone's weights lie, likewise.",
+    "tabicl.model_path": "Where TabICL's checkpoint lies, likewise.",
+}
+FOR_DATASETS = {
+    "backbone.name": "For a dataset alone: the backbone, if not the dataset's own.",
+    "tabicl.checkpoint": "For a dataset alone: TabICL's checkpoint.",
+    "tabicl.protocol": "For a dataset alone: TabICL's protocol, if val is not to choose it.",
+    "tabicl.n_estimators": "For a dataset alone: members of TabICL's ensemble.",
+}
+DEFAULTS: dict[str, Any] = {
+    "data.root": "data",
+    "data.num_workers": 0,
+    "backbone.weights": None,
+    "tabicl.checkpoint": "mini",
+    "tabicl.model_path": None,
+    "tabicl.protocol": "auto",
+    "tabicl.n_estimators": None,
+    "random_draws": 50,
+}
+
+
+def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder and the settings of what is to be evaluated.
+
+    Args:
+        what: folder of a run, folder of a context set, or name of a dataset.
+        given: settings that were asked for as dotted names, None where nothing was: `ELSEWHERE`, `FOR_DATASETS`.
+
+    Returns:
+        Folder, and settings as dotted names.
+
+    Raises:
+        UserError: it is none of the three, or a setting was given that the context set fixes.
+    """
+    folder, asked = Path(what), {flag: value for flag, value in given.items() if value is not None}
+    if (folder / CONTEXT_FILE).is_file():
+        for flag in FOR_DATASETS:
+            if flag in asked:
+                raise UserError(f"--{flag}={asked[flag]}: {what} has its own, which is what is scored. Leave it out.")
+        if (folder / "config.yaml").is_file():
+            return folder, DEFAULTS | run_config(folder) | asked
+        about = context_metadata(folder)
+        own = {
+            "data.name": about["dataset"],
+            "backbone.name": about["backbone"],
+            "tabicl.checkpoint": about["tabicl_checkpoint"],
+        }
+        return folder, DEFAULTS | _dataset_config(about["dataset"]) | own | asked
+    if what in config_names("data"):
+        return Path("outputs") / what / "evaluation", DEFAULTS | _dataset_config(what) | asked
+    known = ", ".join(config_names("data"))
+    raise UserError(
+        f"{what}: neither a folder with a context set ({CONTEXT_FILE}, made by a finished run) nor a dataset. "
+        f"Name a folder such as outputs/digits/latest, or one of: {known}."
+    )
+
+
+def _dataset_config(name: str) -> dict[str, Any]:
+    """What ``make distill DATASET=name`` would start from."""
+    return settings(["-c", str(CONFIGS / "default.yaml"), "-c", str(CONFIGS / "data" / f"{name}.yaml")])
+
+
+def context_metadata(folder: Path) -> dict[str, Any]:
+    """The metadata of a context set, without importing torch.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / CONTEXT_FILE
+    try:
+        with safe_open(path, "np") as file:
+            metadata: dict[str, Any] = json.loads(file.metadata()["metadata"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a context set, or damaged ({error}). Run the distillation again.") from error
+    return metadata
+
+
+def check_evaluation(args: list[str]) -> None:
+    """Check what a command line of ``evaluate.py`` names; what the parser will refuse is left to it.
+
+    Raises:
+        UserError: one line for each thing that is missing.
+    """
+    if len(args) < 2 or {"-h", "--help"} & set(args):
+        return
+    given = settings(args[1:])
+    positional = [argument for argument in args[1:] if not argument.startswith("-")]
+    if positional and args[1] == positional[0]:
+        _, config = subject_config(positional[0], {flag: given.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
+        if args[0] == "predict":  # needs no dataset
+            config.pop("data.name")
+        check(config)
 
 
 def check(found: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+CONTEXT_FILE = "context.safetensors"  # the context set in a run's folder, or in a folder of its own
 _VERSION = re.compile(r"version_(\d+)")
 
 

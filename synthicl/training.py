@@ -24,11 +24,14 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
 from synthicl.distributed import ImageParallelStrategy
 from synthicl.errors import UserError
-from synthicl.evaluation.run import evaluate_run
+from synthicl.evaluation.commands import evaluate
 from synthicl.files import write_whole
 from synthicl.objectives import InContext, WeightedSum
-from synthicl.preflight import CONFIGS, run_config, settings
+from synthicl.preflight import CONFIGS, settings
 from synthicl.run_folder import next_version, point_latest
+
+TABLE = {"contexts": ("random", "centroid", "class_mean", "all"), "probes": ("tabicl", "linear")}
+"""What the table at the end of a fit holds; ``evaluate.py compare`` has more."""
 
 
 def _folder(trainer: L.Trainer) -> Path:
@@ -149,21 +152,20 @@ class DistillCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Check that a TabICL in the loop is the one that is deployed."""
+        """Tell objectives with a TabICL in the loop which one is deployed."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         tabicl = next(callback for callback in callbacks if isinstance(callback, TabICLEvaluation))
         objective = self.model.objective
         for term in objective.terms if isinstance(objective, WeightedSum) else [objective]:
             if isinstance(term, InContext):
-                term.check_deployed(tabicl.protocol_name, tabicl.model_path)
+                term.deploy(tabicl)
 
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
         if torch.distributed.is_initialized():  # the scoring is rank 0's alone
             torch.distributed.destroy_process_group()
         if self.trainer.is_global_zero:
-            run = _folder(self.trainer)
-            evaluate_run(run, run_config(run), self.trainer.strategy.root_device)
+            evaluate("compare", _folder(self.trainer), {}, TABLE, device=self.trainer.strategy.root_device)
 
 
 def run(args: ArgsType) -> None:

@@ -24,7 +24,7 @@ def test_gradient_and_loss_do_not_depend_on_the_chunk_size():
             graphs.append(torch.is_grad_enabled())
             return torch.tanh(x[part] @ weight)
 
-        loss = backpropagate_in_chunks(
+        loss, _ = backpropagate_in_chunks(
             embed, 7, chunk_size, lambda z: z, 0, lambda z: (z.T @ z).square().sum(), lambda scalar: scalar.backward()
         )
         return loss, x.grad, graphs
@@ -36,3 +36,15 @@ def test_gradient_and_loss_do_not_depend_on_the_chunk_size():
         torch.testing.assert_close(loss, whole_loss, rtol=1e-12, atol=0)
         torch.testing.assert_close(gradient, whole_gradient, rtol=1e-12, atol=0)
         assert graphs.count(True) == graphs.count(False) == len(chunks(7, chunk_size))
+
+
+def test_other_leaves_get_their_gradient_once():
+    scale = torch.tensor(2.0, requires_grad=True)
+    x = torch.arange(3.0)[:, None].requires_grad_()
+    loss, (gradient,) = backpropagate_in_chunks(
+        lambda part: x[part] + 1, 3, 2, lambda z: z, 0, lambda z: scale * z.sum(), torch.Tensor.backward, [scale]
+    )
+    assert loss == 12
+    assert gradient == 6
+    assert scale.grad is None  # the caller's to use
+    assert x.grad.tolist() == [[2.0]] * 3

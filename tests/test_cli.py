@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from synthicl.cli import evaluate, train
 from synthicl.context_set import ContextSet
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings import embed_views
-from synthicl.evaluation.compare import score
 from synthicl.evaluation.results import Results
+from synthicl.evaluation.scoring import score
 from synthicl.in_context.checkpoint import MINI
 from synthicl.probes.tabicl import TabICLProbe
 
@@ -132,16 +133,45 @@ def test_tensorboard_shows_curves_images_and_settings(finished):
     assert any("hparams" in tag for tag in events.PluginTagToContent("hparams"))
 
 
-def test_evaluate_repeats_the_table(finished, capsys):
+def test_evaluate_adds_what_the_table_lacks_and_repeats_nothing(finished, capsys):
     folder, _ = finished
-    before = (folder / "predictions.safetensors").read_bytes()
-    rows = Results.load(folder).rows
-    assert evaluate(["compare", str(folder)]) == 0
-    assert {key: row.accuracy for key, row in Results.load(folder).rows.items()} == {
-        key: row.accuracy for key, row in rows.items()
-    }
-    assert (folder / "predictions.safetensors").read_bytes() == before
-    assert "synthetic - centroid" in capsys.readouterr().out
+    before = Results.load(folder)
+    assert evaluate(["compare", str(folder), "--probes=tabicl,knn", "--contexts=random,all,herding,neighbours"]) == 0
+    after = Results.load(folder)
+    assert before.rows.items() <= after.rows.items()  # the seconds too: nothing was measured again
+    added = [row for key, row in after.rows.items() if key not in before.rows]
+    assert {row.context for row in added if row.probe == "tabicl"} == {"herding", "neighbours"}
+    assert all(row.made_by.startswith("python evaluate.py compare") for row in added)
+    out = capsys.readouterr().out
+    assert "synthetic - herding" in out
+    assert "Seconds to fit + to predict 539 queries" in out
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "herding" in page and "data:image/png;base64" in page and "config.yaml" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # opens without a network
+    for suffix in ("png", "svg"):
+        assert (folder / "figures" / f"compare-contexts.{suffix}").stat().st_size > 1000
+
+
+def test_evaluate_a_context_set_without_its_run(finished, tmp_path, capsys):
+    shutil.copytree(finished[0] / "best_on_val", tmp_path / "set")
+    assert evaluate(["compare", str(tmp_path / "set"), "--probes=linear", "--contexts=class_mean"]) == 0
+    assert {row.context for row in Results.load(tmp_path / "set").rows.values()} == {"class_mean", "synthetic"}
+    assert "class_mean" in capsys.readouterr().out
+
+
+def test_evaluate_a_dataset_alone(tmp_path, capsys):
+    flags = ["--contexts=class_mean,random", "--probes=linear", "--random_draws=2", f"--output={tmp_path}"]
+    assert evaluate(["compare", "digits", "--tabicl.protocol=raw", *flags]) == 0
+    assert {row.context for row in Results.load(tmp_path).rows.values()} == {"class_mean", "random"}
+    assert "Accuracy on test" in capsys.readouterr().out
+
+
+def test_predict_is_a_command(finished, tmp_path, capsys):
+    assert evaluate(["predict", str(finished[0]), str(finished[0] / "images"), f"--output={tmp_path / 'p.csv'}"]) == 0
+    assert "10 of 10 images classified" in capsys.readouterr().out
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 11
+    assert evaluate(["predict", str(finished[0]), str(tmp_path / "gone")]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_validate_and_test_score_a_checkpoint(finished):
@@ -170,14 +200,15 @@ def spawn(*args: str, **settings) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **settings)
 
 
-def test_two_processes_equal_one(tmp_path):
-    """Images in float64 after growth; 10 images on 3 processes do not divide evenly."""
+@pytest.mark.parametrize("flags", [["--model.objective=lgm"], ["--model.objective=ridge", "--model.soft_labels=true"]])
+def test_several_processes_equal_one(flags, tmp_path):
+    """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
     states = []
     for devices in (1, 3):
         outputs = tmp_path / str(devices)
         process = spawn(
             *(*DIGITS, *QUICK, f"--output_dir={outputs}", f"--trainer.devices={devices}"),
-            *("--trainer.precision=64-true", "--trainer.val_check_interval=12", "--model.chunk_size=4"),
+            *(*flags, "--trainer.precision=64-true", "--trainer.val_check_interval=12", "--model.chunk_size=4"),
             stdout=subprocess.DEVNULL,
         )
         _, err = process.communicate(timeout=240)
@@ -186,6 +217,7 @@ def test_two_processes_equal_one(tmp_path):
         assert (outputs / "digits/version_0/results.json").exists()
     one, many = states
     assert one["global_step"] == many["global_step"] == 12
+    assert one["state_dict"].keys() == many["state_dict"].keys()
     for name, level in one["state_dict"].items():
         torch.testing.assert_close(many["state_dict"][name], level, rtol=0, atol=1e-8)
     for key, moment in one["optimizer_states"][0]["state"].items():
@@ -238,11 +270,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--model.lr=fast"], r'Parser key "model\.lr": .*fast'),
         (
             ["--model.objective=nope"],
-            r"--model\.objective=nope: unknown objective\. Choose one of: in_context, lgm, lgm_reference",
+            r"--model\.objective=nope: unknown objective\. Choose one of: in_context, in_context_lgm, lgm",
         ),
         (["--data.name=nope"], r"--data\.name=nope: unknown\. Choose one of: digits, folder"),
         (["--backbone.name=nope"], r"--backbone\.name=nope: unknown\. Choose one of: .*mini"),
-        (["--tabicl.checkpoint=v9"], r"--tabicl\.checkpoint=v9: unknown\. Choose one of: mini, v2"),
+        (["--tabicl.checkpoint=v9"], r"--tabicl\.checkpoint=v9: unknown\. Choose one of: mini, mini_1, v2"),
         (["--tabicl.protocol=pca"], r"--tabicl\.protocol=pca: unknown\. Choose auto, raw"),
         (["--tabicl.max_queries=0"], r"--tabicl\.max_queries=0: must be at least 1"),
         (["--model.image_size=16"], r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
@@ -252,10 +284,12 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--trainer.strategy=fsdp"], r"--trainer\.strategy=fsdp: not possible here\. Choose auto, ddp"),
         (["--trainer.fast_dev_run=true"], r"--trainer\.fast_dev_run=True: not possible here"),
         (["--trainer.max_steps=-1"], r"--trainer\.max_steps=-1: must be at least 1"),
-        (["--model.objective=in_context", "--tabicl.protocol=raw"], r"--tabicl\.protocol is raw, but .* rotated16"),
         (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
         (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
-        (["--model.augmentation.noise_std=.inf"], r"The loss became NaN or infinite before step \d+\."),
+        (
+            ["--model.objective=lgm", "--model.augmentation.noise_std=.inf"],
+            r"The loss became NaN or infinite before step \d+\.",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -318,7 +352,10 @@ def test_no_dataset_is_said(tmp_path):
 
 def test_evaluate_says_what_is_wrong(tmp_path, capsys):
     assert evaluate(["compare", str(tmp_path)]) == 2
-    assert "config.yaml is missing. Name the folder of a run" in capsys.readouterr().err
+    expected = "neither a folder with a context set (context.safetensors, made by a finished run) nor a dataset. Name a"
+    assert expected in capsys.readouterr().err
+    assert evaluate(["compare", "digitz"]) == 2
+    assert "or one of: digits, folder, imagenette" in capsys.readouterr().err
 
 
 def test_evaluate_names_flags_that_it_takes(finished, tmp_path, capsys):
@@ -327,6 +364,8 @@ def test_evaluate_names_flags_that_it_takes(finished, tmp_path, capsys):
         assert f"Supply it with --{flag}=PATH." in capsys.readouterr().err
     assert evaluate(["compare", str(finished[0]), "--nope=1"]) == 2
     assert "--nope" in capsys.readouterr().err
+    assert evaluate(["compare", str(finished[0]), "--backbone.name=mini_conv"]) == 2
+    assert "has its own, which is what is scored. Leave it out." in capsys.readouterr().err
 
 
 def test_imagenette_runs_on_miniature_files(tmp_path, write_image):

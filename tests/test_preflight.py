@@ -108,7 +108,10 @@ def test_run_config(tmp_path, config):
     [
         ({"data.name": "digitz"}, r"^--data\.name=digitz: unknown\. Choose one of: digits, folder, imagenette"),
         ({"backbone.name": "dino"}, r"^--backbone\.name=dino: unknown\. Choose one of: .*dinov2_vitb14, .*mini"),
-        ({"tabicl.checkpoint": "v3"}, r"^--tabicl\.checkpoint=v3: unknown\. Choose one of: mini, v2, v1\.1, v1\.$"),
+        (
+            {"tabicl.checkpoint": "v3"},
+            r"^--tabicl\.checkpoint=v3: unknown\. Choose one of: mini, mini_1, v2, v1\.1, v1; or",
+        ),
         (
             {"data.name": "folder", "data.root": "/gone"},
             r"^folder of images: .*/gone\)\. .*--data\.root=PATH",

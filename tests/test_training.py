@@ -15,7 +15,7 @@ from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
 from synthicl.errors import UserError
-from synthicl.objectives import LinearGradientMatching
+from synthicl.objectives import InContext, LinearGradientMatching, Ridge
 from synthicl.synthetic.color import correlate_colors
 
 
@@ -30,7 +30,7 @@ class Crash(L.Callback):
             raise RuntimeError("crash")
 
 
-def distiller(data: ImageDataModule, **settings) -> Distiller:
+def distiller(data: ImageDataModule, objective=None, **settings) -> Distiller:
     defaults = {
         "augmentation": Augmentation(flip=0, area=(0.6, 1), noise_std=0.05),
         "image_size": 32,
@@ -38,7 +38,8 @@ def distiller(data: ImageDataModule, **settings) -> Distiller:
         "lr": 0.03,
         "grow_every": 3,
     }
-    return Distiller(create_backbone("mini"), data.num_classes, LinearGradientMatching(heads=4), **defaults | settings)
+    objective = objective or LinearGradientMatching(heads=4)
+    return Distiller(create_backbone("mini"), data.num_classes, objective, **defaults | settings)
 
 
 def trainer(steps: int, callbacks=(), **settings) -> L.Trainer:
@@ -110,6 +111,36 @@ def test_a_run_that_was_killed_keeps_the_same_best_on_val(crash_at, tmp_path):
         assert one["global_step"] == other["global_step"]
         for key, level in one["state_dict"].items():
             assert torch.equal(level, other["state_dict"][key])
+
+
+def test_soft_labels_and_what_the_objective_learns_are_optimised_and_survive_an_interruption(tmp_path):
+    """The interruption comes after a level was added, which leaves Adam's state of the others as it is."""
+    settings = {"soft_labels": True, "lr_schedule": "cosine"}
+    whole = fit(steps=9, objective=Ridge(), **settings)
+
+    def keep() -> ModelCheckpoint:
+        return ModelCheckpoint(tmp_path, "last", every_n_train_steps=5, enable_version_counter=False)
+
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(steps=9, objective=Ridge(), callbacks=[keep(), Crash(7)], **settings)
+    resumed = fit(steps=9, objective=Ridge(), callbacks=[keep()], ckpt_path=tmp_path / "last.ckpt", **settings)
+    assert_equal(whole, resumed)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    targets = whole.context_rows().targets
+    torch.testing.assert_close(targets.sum(1), torch.ones(10))
+    assert not torch.allclose(targets.diagonal(), torch.tensor(0.9))
+    assert whole.objective.log_scale != Ridge().log_scale
+
+
+def test_soft_labels_begin_where_the_class_has_most_of_it():
+    targets = fit(steps=1, lr=1e-9, soft_labels=True, ipc=2).context_rows().targets
+    expected = torch.full((20, 10), 0.1 / 9).scatter(1, torch.arange(10).repeat_interleave(2)[:, None], 0.9)
+    torch.testing.assert_close(targets, expected, rtol=0, atol=1e-6)
+
+
+def test_no_views_is_the_clean_image():
+    assert_equal(fit(steps=3, views=0), fit(steps=3, augmentation=None))
 
 
 def test_how_often_one_validates_does_not_change_the_images():
@@ -278,6 +309,8 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
         ({"ipc": 0}, r"--model\.ipc=0: must be at least 1"),
         ({"crop_size": 16}, r"--model\.crop_size=16: the backbone refuses it"),
         ({"image_size": 16}, r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
+        ({"soft_labels": True, "objective": InContext()}, r"soft_labels=true: this objective knows classes only"),
+        ({"views": -1}, r"--model\.views=-1: must be at least 0"),
         ({"bank_views": 2, "augmentation": None}, r"--model\.bank_views=2 needs --model\.augmentation"),
     ],
 )

@@ -47,7 +47,7 @@ class Export(L.Callback):
 
     @staticmethod
     def _export(trainer: L.Trainer, module: Distiller, folder: Path, checkpoint: str, steps: int) -> None:
-        images, embeddings, labels = module.context_rows()
+        rows = module.context_rows()
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -66,8 +66,15 @@ class Export(L.Callback):
             "seed": module.seed,
             "steps": steps,
             "checkpoint": checkpoint,
-            "tabicl_checkpoint": tabicl.checkpoint if tabicl.model_path is None else tabicl.model_path.name,
+            "tabicl_checkpoint": tabicl.checkpoint,
             "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
         }
-        context = ContextSet(embeddings.cpu(), labels.cpu(), data.class_names, tabicl.protocol, images.cpu(), metadata)
-        context.save(folder)
+        ContextSet(
+            embeddings=rows.embeddings.cpu(),
+            labels=rows.labels.cpu(),
+            class_names=data.class_names,
+            protocol=tabicl.protocol,
+            images=rows.images.cpu(),
+            metadata=metadata,
+            targets=None if rows.targets is None else rows.targets.cpu(),
+        ).save(folder)

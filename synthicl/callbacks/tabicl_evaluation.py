@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import lightning as L
@@ -15,8 +16,8 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import ContextRows, Distiller
 from synthicl.embeddings import embed_views
 from synthicl.errors import UserError
-from synthicl.evaluation.compare import score
-from synthicl.evaluation.protocol_choice import choose_protocol
+from synthicl.evaluation.protocol_choice import CANDIDATES, choose_protocol
+from synthicl.evaluation.scoring import score
 from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol, most_columns
 from synthicl.probes.tabicl import TabICLProbe
@@ -53,7 +54,7 @@ class TabICLEvaluation(L.Callback):
         checkpoint: str = "mini",
         model_path: str | None = None,
         protocol: str = "auto",
-        candidates: tuple[str, ...] = ("rotated16", "rotated32", "rotated64", "pca16"),
+        candidates: tuple[str, ...] = CANDIDATES,
         n_estimators: int | None = None,
         max_queries: int | None = None,
     ) -> None:
@@ -62,7 +63,7 @@ class TabICLEvaluation(L.Callback):
         for flag, value in (("n_estimators", n_estimators), ("max_queries", max_queries)):
             if value is not None and value < 1:
                 raise UserError(f"--tabicl.{flag}={value}: must be at least 1.")
-        self.checkpoint = checkpoint
+        self.checkpoint = checkpoint if model_path is None else Path(model_path).name
         self.model_path = obtain(checkpoint_asset(checkpoint, model_path))
         self.protocol_name = protocol
         self.candidates = candidates

@@ -2,109 +2,98 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-from rich.progress import track
-from torch import Tensor
-
+from synthicl import probes as probe_package
 from synthicl import selection
-from synthicl.evaluation.results import Results, Row
+from synthicl.errors import UserError
+from synthicl.evaluation.results import Results
+from synthicl.evaluation.scoring import Context
+from synthicl.evaluation.subject import Subject
+from synthicl.probes import probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.registry import registered
+from synthicl.selection.nearest_neighbours import nearest_neighbours
 
-
-class Context(NamedTuple):
-    """A context set in a comparison; names as in `Row`."""
-
-    name: str
-    draw: int
-    checkpoint: str
-    z: Tensor
-    y: Tensor
-
-
-def real_contexts(z: Tensor, y: Tensor, ipc: int, draws: int) -> list[Context]:
-    """Every registered builder's context from the clean training embeddings z (N, D); ``random`` is drawn often."""
-    contexts = []
-    for name, build in registered(selection).items():
-        for draw in range(draws if name == "random" else 1):
-            chosen = build(z, y, ipc, draw)
-            contexts.append(Context(name, draw, "", chosen.z, chosen.y))
-    return contexts
-
-
-def score(probe: Probe, z_query: Tensor, y_query: Tensor, classes: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """Score a fitted probe.
-
-    Args:
-        probe: fitted on a context.
-        z_query: (q, D).
-        y_query: (q,).
-        classes: sorted class indices of the context.
-
-    Returns:
-        The predicted class of each query (q,), and accuracy, cross_entropy, predict_seconds.
-    """
-    start = time.perf_counter()
-    probabilities = probe.predict_proba(z_query)
-    seconds = time.perf_counter() - start
-    predictions = classes[probabilities.argmax(1)]
-    truth = y_query.numpy()
-    chance = np.where(classes[None] == truth[:, None], probabilities, 0).sum(1)  # 0 for a class the context lacks
-    return predictions, {
-        "accuracy": float((predictions == truth).mean()),
-        "cross_entropy": float(-np.log(np.maximum(chance, 1e-12)).mean()),
-        "predict_seconds": seconds,
-    }
+QUERY_SPLITS = ("val", "test")  # val rows are there so that what val chose can be seen
 
 
 def compare(
-    contexts: Iterable[Context],
-    probes: Iterable[Probe],
-    queries: Mapping[str, tuple[Tensor, Tensor]],
-    seed: int,
-    ipc: int,
-    run: dict[str, object],
+    subject: Subject,
     results: Results,
+    contexts: Sequence[str] | None = None,
+    probes: Sequence[str] | None = None,
+    protocols: Sequence[str] = (),
+    random_draws: int | None = None,
+    ipc: int | None = None,
 ) -> None:
-    """Fit every probe on every context, score it on every split, and put the rows into ``results``.
+    """Score context sets beside real contexts of equal size and all data, with several probes, on val and test.
 
     Args:
-        contexts: what is compared.
-        probes: with what.
-        queries: embeddings (q, D) and labels (q,) by split.
-        seed: of the run.
-        ipc: of the run.
-        run: what identifies the run.
-        results: where the rows go.
+        subject: what is evaluated.
+        results: where rows go.
+        contexts: which real contexts (names as in synthicl/selection, and neighbours: the real images nearest to the
+            synthetic ones); None for every one. Synthetic contexts always take part.
+        probes: which classifiers; None for every one but linear_reference, which trains for a thousand epochs.
+        protocols: protocols of TabICL to stand beside the context set's own, for example raw,pca16.
+        random_draws: how many contexts are drawn at random; None for as many as the run's table had.
+        ipc: images per class of real contexts; None for the context set's own.
     """
-    for split, (_, y_query) in queries.items():
-        results.labels[split] = y_query.numpy()
-    jobs = [(context, probe) for probe in probes for context in contexts]
-    for context, probe in track(jobs, "Scoring contexts", transient=True):
-        protocol = probe.protocol
-        start = time.perf_counter()
-        probe.fit(context.z, context.y)
-        fit_seconds = time.perf_counter() - start
-        for split, (z_query, y_query) in queries.items():
-            predictions, measured = score(probe, z_query, y_query, np.unique(context.y.numpy()))
-            row = Row(
-                context=context.name,
-                draw=context.draw,
-                seed=seed,
-                ipc=ipc,
-                probe=probe.name,
-                protocol=protocol.name if protocol else "",
-                split=split,
-                checkpoint=context.checkpoint,
-                n_context=len(context.y),
-                n_query=len(y_query),
-                fit_seconds=fit_seconds,
-                statistics=protocol.statistics if protocol else "context",
-                run=run,
-                **measured,
-            )
-            results.add(row, predictions)
+    ipc = ipc or subject.ipc
+    draws = random_draws or int(subject.config["random_draws"])
+    chosen = [*real_contexts(subject, ipc, draws, contexts), *synthetic_contexts(subject)]
+    queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
+    fitted = make_probes(subject, probes, protocols)
+    scorer = subject.scorer("compare", results, ipc=ipc)
+    scorer.score(((context, probe) for probe in fitted for context in jobs_of(probe, chosen)), queries)
+
+
+def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
+    """Contexts of the builders called ``names``, by default of all; ``random`` is drawn often.
+
+    Raises:
+        UserError: there is no such builder, or ``neighbours`` without synthetic images.
+    """
+    train = subject.embedded("train")
+    builders = registered(selection)
+    known = [*builders, *(["neighbours"] if subject.context_sets else [])]
+    contexts = []
+    for name in known if names is None else names:
+        if name not in known:
+            raise UserError(f"--contexts={name}: unknown here. Choose among: {', '.join(known)}.")
+        for draw in range(draws if name == "random" else 1):
+            if name == "neighbours":
+                synthetic = subject.context_sets["last"]
+                selected = nearest_neighbours(*train, synthetic.embeddings, synthetic.labels)
+            else:
+                selected = builders[name](*train, ipc, draw)
+            indices = selected.indices
+            read = None if indices is None else lambda indices=indices: subject.images(indices)
+            contexts.append(Context(name, draw, "", selected.z, selected.y, read))
+    return contexts
+
+
+def synthetic_contexts(subject: Subject) -> Iterable[Context]:
+    """The subject's synthetic context sets."""
+    for checkpoint, found in subject.context_sets.items():
+        images = found.images
+        read = None if images is None else lambda images=images: images
+        yield Context("synthetic", 0, checkpoint, found.embeddings, found.labels, read, targets=found.targets)
+
+
+def make_probes(subject: Subject, names: Sequence[str] | None, protocols: Sequence[str] = ()) -> list[Probe]:
+    """The probes called ``names``; TabICL first, once for each protocol."""
+    if names is None:
+        names = [name for name in registered(probe_package) if name != "linear_reference"]
+    made = []
+    for name in sorted(names, key=lambda name: name != "tabicl"):
+        make = probe_factory(name)
+        made.append(make(subject.probe_setting()))
+        for protocol in protocols if name == "tabicl" else ():
+            made.append(make(subject.probe_setting(subject.fit_protocol(protocol))))
+    return made
+
+
+def jobs_of(probe: Probe, contexts: Iterable[Context]) -> Iterable[Context]:
+    """The contexts that a probe can be fitted on: those with images, for a probe that looks at images."""
+    return [context for context in contexts if context.images is not None or not probe.needs_images]

@@ -13,11 +13,12 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from synthicl.evaluation.compare import score
+from synthicl.evaluation.scoring import score
 from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.selection.random import random
 
+CANDIDATES = ("rotated16", "rotated32", "rotated64", "pca16")
 DRAWS = 6  # contexts of ``ipc`` rows per class; half as many of ten times the rows, one of the most
 MOST_ROWS = 1000  # TabICL's cost grows with the square of the rows
 

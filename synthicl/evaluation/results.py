@@ -15,7 +15,10 @@ from safetensors.numpy import load_file, save
 from synthicl.errors import UserError
 from synthicl.files import write_whole
 
-KEY = ("context", "draw", "seed", "ipc", "probe", "protocol", "split", "checkpoint")
+KEY = (
+    "command", "context", "draw", "seed", "ipc", "n_context", "probe", "protocol", "statistics", "backbone", "split",
+    "checkpoint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Row:
     """The score of one context set with one probe.
 
     Attributes:
+        command: the command of ``evaluate.py`` that asked for it: ``compare``, ``scaling``, ...
         context: which context: ``random``, ``centroid``, ``class_mean``, ``synthetic``, ``all``, ...
         draw: number of a random draw, 0 for deterministic contexts.
         seed: seed of the optimisation that made a synthetic context, or of the run that was compared.
@@ -38,9 +42,14 @@ class Row:
         fit_seconds: wall-clock time of fitting.
         predict_seconds: wall-clock time of predicting all queries.
         statistics: what the protocol was fitted on, ``context`` or ``train``.
+        backbone: whose embeddings these are.
+        measures: whatever else a command measures, by name.
         run: what identifies the run: dataset, backbone, objective, TabICL checkpoint.
+        fingerprint: of context and queries: a row with another one is out of date.
+        made_by: the command line that made the row.
     """
 
+    command: str
     context: str
     draw: int
     seed: int
@@ -56,7 +65,11 @@ class Row:
     fit_seconds: float
     predict_seconds: float
     statistics: str
+    backbone: str = ""
+    measures: dict[str, float] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    made_by: str = ""
 
     @property
     def key(self) -> str:
@@ -71,30 +84,47 @@ class Results:
     Attributes:
         rows: by key.
         predictions: predicted class of each query, (q,), int64, by the row's key.
-        labels: class of each query, (q,), int64, by split.
+        labels: class of each query, (q,), int64, by split; or by the row's key where a row has queries of its own.
+        arrays: whatever else a command shows, by name.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     labels: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add(self, row: Row, predictions: np.ndarray) -> None:
-        """Insert a row, or replace the one with its key."""
+    def add(self, row: Row, predictions: np.ndarray, labels: np.ndarray | None = None) -> None:
+        """Insert a row, or replace the one with its key; ``labels`` if its queries are not the whole split."""
         self.rows[row.key] = row
         self.predictions[row.key] = predictions
+        if labels is not None:
+            self.labels[row.key] = labels
+
+    def has(self, row: Row) -> bool:
+        """Whether the same was measured before: a row of the same key, run and fingerprint."""
+        known = self.rows.get(row.key)
+        return known is not None and (known.run, known.fingerprint) == (row.run, row.fingerprint)
 
     def select(self, **values: Any) -> list[Row]:
         """The rows whose attributes have these values."""
         return [row for row in self.rows.values() if all(getattr(row, name) == value for name, value in values.items())]
 
+    def of(self, command: str) -> Results:
+        """The rows of one command, and what belongs to them."""
+        rows = {key: row for key, row in self.rows.items() if row.command == command}
+        return Results(rows, self.predictions, self.labels, self.arrays)
+
     def correct(self, rows: Iterable[Row]) -> np.ndarray:
         """Which queries each row classifies correctly, (rows, q), bool."""
-        return np.stack([self.predictions[row.key] == self.labels[row.split] for row in rows])
+        return np.stack(
+            [self.predictions[row.key] == self.labels.get(row.key, self.labels.get(row.split)) for row in rows]
+        )
 
     def save(self, folder: Path) -> None:
         """Write both files into ``folder``, predictions first: a row is never without them."""
         tensors = {key: value.astype(np.int64) for key, value in self.predictions.items()}
-        tensors |= {f"labels/{split}": value.astype(np.int64) for split, value in self.labels.items()}
+        tensors |= {f"labels/{name}": value.astype(np.int64) for name, value in self.labels.items()}
+        tensors |= {f"arrays/{name}": np.ascontiguousarray(value) for name, value in self.arrays.items()}
         write_whole(folder / "predictions.safetensors", lambda path: path.write_bytes(save(tensors)))
         text = json.dumps([asdict(row) for row in self.rows.values()], indent=1, ensure_ascii=False)
         write_whole(folder / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
@@ -121,9 +151,8 @@ class Results:
             raise UserError(
                 f"{path}, or predictions.safetensors beside it: damaged ({error}). Delete both and evaluate again."
             ) from error
-        results.labels = {
-            name.removeprefix("labels/"): value for name, value in tensors.items() if name.startswith("labels/")
-        }
+        for kind, kept in (("labels/", results.labels), ("arrays/", results.arrays)):
+            kept |= {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)}
         for row in rows:
             if row.key in tensors:
                 results.add(row, tensors[row.key])

@@ -12,7 +12,10 @@ from pathlib import Path
 from synthicl.assets import Asset, cache_dir
 from synthicl.errors import UserError
 
-MINI = Path(__file__).parent / "weights" / "mini.ckpt"
+# Small ones, pre-trained by scripts/pretrain_tabicl.py; mini_1 differs from mini in the seed, and is shipped as a judge
+# that was not in the loop.
+BUNDLED = {name: Path(__file__).parent / "weights" / f"{name}.ckpt" for name in ("mini", "mini_1")}
+MINI = BUNDLED["mini"]
 HUB = "jingang/TabICL"
 VERSIONS = {
     "v2": "tabicl-classifier-v2-20260212.ckpt",
@@ -25,19 +28,20 @@ def checkpoint_asset(checkpoint: str, model_path: str | Path | None = None) -> A
     """Where a TabICL checkpoint is looked for.
 
     Args:
-        checkpoint: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``.
+        checkpoint: ``mini`` or ``mini_1`` (bundled), ``v2``, ``v1.1`` or ``v1``, or a local file ``*.ckpt``.
         model_path: a local file that takes its place.
 
     Raises:
         UserError: unknown checkpoint.
     """
     flag = "--tabicl.model_path"
-    if model_path is not None:
-        return Asset("TabICL checkpoint", flag, (Path(model_path),))
-    if checkpoint == "mini":
-        return Asset("bundled mini TabICL checkpoint", flag, (MINI,))
+    if model_path is not None or checkpoint.endswith(".ckpt"):
+        return Asset("TabICL checkpoint", flag, (Path(model_path or checkpoint),))
+    if checkpoint in BUNDLED:
+        return Asset(f"bundled TabICL checkpoint {checkpoint}", flag, (BUNDLED[checkpoint],))
     if checkpoint not in VERSIONS:
-        raise UserError(f"--tabicl.checkpoint={checkpoint}: unknown. Choose one of: mini, {', '.join(VERSIONS)}.")
+        known = ", ".join([*BUNDLED, *VERSIONS])
+        raise UserError(f"--tabicl.checkpoint={checkpoint}: unknown. Choose one of: {known}; or name a *.ckpt file.")
     name = VERSIONS[checkpoint]
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{HUB.replace('/', '--')}"

@@ -90,6 +90,60 @@ class DifferentiableTabICL:
         logits: Tensor = self.model(rows, seen)
         return logits[..., classes]
 
+    @torch.no_grad()
+    def attention(self, context: Tensor, labels: Tensor, queries: Tensor, member: Member) -> Tensor:
+        """How much each query attends to each context row in the blocks of the in-context stage, mean over heads.
+
+        The forward is that of `logits`; what goes into each block's attention is read on the way, and the weights are
+        computed from it by `attention_weights`.
+
+        Args:
+            context: (B, n, k), likewise.
+            labels: (n,).
+            queries: (B, q, k).
+            member: which member; it permutes columns and labels, never rows.
+
+        Returns:
+            (B, L, q, n) for L blocks; rows sum to 1, since queries see the context and nothing else.
+        """
+        layers: list[Tensor] = []
+
+        def read(attention: torch.nn.MultiheadAttention, inputs: tuple[Tensor, ...]) -> None:
+            layers.append(attention_weights(attention, inputs[0], inputs[1])[..., context.shape[1] :, :].mean(-3))
+
+        blocks = self.model.icl_predictor.tf_icl.blocks
+        hooks = [block.attn.register_forward_pre_hook(read) for block in blocks]
+        try:
+            self.logits(context, labels, queries, member)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(layers, 1)
+
+
+def attention_weights(attention: torch.nn.MultiheadAttention, rows: Tensor, known: Tensor) -> Tensor:
+    """The weights inside a ``MultiheadAttention`` of tabicl, which its fused kernel never writes out.
+
+    softmax(Q K^T / sqrt(d)) per head (A. Vaswani et al., 2017, equation 1), Q after tabicl's scalable softmax, which
+    multiplies it by a function of log n. The in-context stage knows no positions: there is no rotary embedding in it.
+
+    Args:
+        attention: the module, of H heads.
+        rows: what attends, (B, T, E).
+        known: what is attended to, (B, n, E).
+
+    Returns:
+        (B, H, T, n).
+    """
+    (weight_q, weight_k, _), (bias_q, bias_k, _) = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    heads = (attention.num_heads, attention.head_dim)
+    q = (rows @ weight_q.T + bias_q).unflatten(-1, heads).transpose(1, 2)
+    k = (known @ weight_k.T + bias_k).unflatten(-1, heads).transpose(1, 2)
+    if attention.ssmax_layer is not None:
+        q = attention.ssmax_layer(q, known.shape[1])  # type: ignore[operator]  # torch does not know it is a module
+    weights: Tensor = (q @ k.mT / attention.head_dim**0.5).softmax(-1)
+    return weights
+
 
 def preprocess(context: Tensor, queries: Tensor, power: bool, threshold: float) -> tuple[Tensor, Tensor]:
     """TabICL's ``PreprocessingPipeline`` fitted on the context, differentiable.

@@ -8,6 +8,17 @@ from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.in_context import InContext
 from synthicl.objectives.linear_probe import probe_gradient
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.ridge import Ridge
+from synthicl.objectives.trajectory_matching import TrajectoryMatching
 from synthicl.objectives.weighted_sum import WeightedSum
 
-__all__ = ["InContext", "LabelledEmbeddings", "LinearGradientMatching", "Objective", "WeightedSum", "probe_gradient"]
+__all__ = [
+    "InContext",
+    "LabelledEmbeddings",
+    "LinearGradientMatching",
+    "Objective",
+    "Ridge",
+    "TrajectoryMatching",
+    "WeightedSum",
+    "probe_gradient",
+]

@@ -30,6 +30,8 @@ class LinearGradientMatching(Objective):
             +- 1 / sqrt(D), bias included: the paper's appendix A.1. ``head_std`` and ``logit_std`` do not apply to it.
     """
 
+    uses_targets = True
+
     def __init__(
         self,
         heads: int = 32,
@@ -38,13 +40,14 @@ class LinearGradientMatching(Objective):
         balanced: bool = True,
         head_init: Literal["normal", "linear"] = "normal",
     ) -> None:
+        super().__init__()
         self.heads = heads
         self.head_std = head_std
         self.logit_std = logit_std
         self.balanced = balanced
         self.head_init = head_init
 
-    def __call__(
+    def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
         """Compute the loss, in [0, 2]; see `Objective`."""
@@ -52,7 +55,7 @@ class LinearGradientMatching(Objective):
         row_weight = class_balanced_weight(real.y, num_classes) if self.balanced else None
         with torch.no_grad():
             target = _flatten(*probe_gradient(real.z, real.y, weight, bias, row_weight))
-        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias))
+        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias, targets=synthetic.targets))
         return (1 - torch.cosine_similarity(target, gradient, dim=-1)).mean()
 
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -9,90 +9,115 @@ the shift of labels and the power transform are drawn in each step, as the deplo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from synthicl.assets import obtain
 from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import checkpoint_asset
-from synthicl.in_context.differentiable import DifferentiableTabICL, random_member
-from synthicl.in_context.protocol import fit_protocol
+from synthicl.in_context.differentiable import DifferentiableTabICL, Member, random_member
+from synthicl.in_context.protocol import Protocol as FittedProtocol
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
+
+
+class Deployed(Protocol):
+    """The TabICL that scores the images: its protocol and checkpoint are those to be in the loop."""
+
+    protocol: FittedProtocol | None
+    model_path: Path
 
 
 class InContext(Objective):
     """Mean cross-entropy, in nats, of real queries given the synthetic context.
 
-    With more classes than TabICL has outputs, each step looks at as many classes as it has, drawn at random.
+    With more classes than TabICL has outputs, each step looks at as many classes as it has, drawn at random; with
+    several images per class, at a random number of them.
 
     Args:
-        protocol: what happens to embeddings before TabICL; give ``--tabicl.protocol`` the same.
-        checkpoint: TabICL checkpoint, as ``--tabicl.checkpoint``.
-        model_path: a local checkpoint file that takes its place.
+        checkpoints: TabICL checkpoints, names or local files, of which each step draws one; None for the one that
+            scores the images.
         queries: real queries drawn for each view in a step.
         members: ensemble members drawn in a step.
+        recompute: whether TabICL's activations are computed again in the backward pass, for one view and member at a
+            time: less memory for more time.
     """
 
     def __init__(
-        self,
-        protocol: str = "rotated16",
-        checkpoint: str = "mini",
-        model_path: str | None = None,
-        queries: int = 64,
-        members: int = 1,
+        self, checkpoints: list[str] | None = None, queries: int = 128, members: int = 1, recompute: bool = False
     ) -> None:
-        self.protocol_name = protocol
-        self.model_path = obtain(checkpoint_asset(checkpoint, model_path))
+        super().__init__()
+        for flag, value in (("queries", queries), ("members", members)):
+            if value < 1:
+                raise UserError(f"--model.objective.init_args.{flag}={value}: must be at least 1.")
+        self.checkpoints = checkpoints
         self.queries = queries
         self.members = members
+        self.recompute = recompute
+        self._model_paths = [obtain(checkpoint_asset(name)) for name in checkpoints or []]
 
-    def check_deployed(self, protocol: str, model_path: Path) -> None:
-        """Check that the TabICL that scores the images is the one in the loop.
-
-        Raises:
-            UserError: protocol or checkpoint differ; the message names the flags.
-        """
-        for name, mine, other in (
-            ("protocol", self.protocol_name, protocol),
-            ("model_path", self.model_path, model_path),
-        ):
-            if mine != other:
-                raise UserError(
-                    f"--tabicl.{name} is {other}, but the in-context objective has {mine}. Give both the same: see "
-                    "configs/objective/in_context.yaml."
-                )
+    def deploy(self, deployed: Deployed) -> None:
+        """Say which TabICL scores the images; its protocol is read in `prepare`."""
+        self._deployed = deployed
 
     def prepare(self, train: LabelledEmbeddings) -> None:
-        """Fit the protocol, and load TabICL where the embeddings are."""
-        self.protocol = fit_protocol(self.protocol_name, train.z.cpu())
-        self.tabicl = DifferentiableTabICL(self.model_path, train.z.device)
+        """Take over the protocol, and load TabICL where the embeddings are."""
+        assert self._deployed.protocol is not None
+        self._protocol = self._deployed.protocol
+        paths = self._model_paths or [self._deployed.model_path]
+        self._tabicls = [DifferentiableTabICL(path, train.z.device) for path in paths]
 
-    def __call__(
+    def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
         """Compute the loss; see `Objective`."""
-        classes = torch.randperm(num_classes, generator=generator)[: self.tabicl.max_classes].sort().values
+        tabicl = self._tabicls[int(torch.randint(len(self._tabicls), (), generator=generator))]
+        classes = torch.randperm(num_classes, generator=generator)[: tabicl.max_classes].sort().values
         new_label = torch.full((num_classes,), -1)
         new_label[classes] = torch.arange(len(classes))
         new_label = new_label.to(real.y.device)
 
         # Rows of an image follow each other, one for each view: view v of all images is every views-th row from v on.
-        seen = new_label[synthetic.y] >= 0
-        z, y = synthetic.z[seen], new_label[synthetic.y[seen]]
         views = synthetic.views
-        context = z.unflatten(0, (-1, views)).transpose(0, 1)  # (views, n, D)
-        labels = y[::views]
+        context = synthetic.z.unflatten(0, (-1, views)).transpose(0, 1)  # (views, n, D)
+        labels = new_label[synthetic.y[::views]]
+        chosen = draw_rows(labels, generator)
+        columns, labels = self._protocol(context[:, chosen]), labels[chosen]
 
         candidates = (new_label[real.y] >= 0).nonzero().flatten()
-        drawn = torch.randint(len(candidates), (views, self.queries), generator=generator).to(candidates.device)
-        chosen = candidates[drawn]
-        queries, targets = self.protocol(real.z[chosen]), new_label[real.y[chosen]]
-        columns = self.protocol(context)
+        drawn = candidates[torch.randint(len(candidates), (views, self.queries), generator=generator).to(candidates)]
+        queries, targets = self._protocol(real.z[drawn]), new_label[real.y[drawn]]
+
         losses = []
         for _ in range(self.members):
             member = random_member(columns.shape[-1], len(classes), generator)
-            logits = self.tabicl.logits(columns, labels, queries, member)
-            losses.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+
+            def loss_of(columns: Tensor, queries: Tensor, targets: Tensor, member: Member = member) -> Tensor:
+                logits = tabicl.logits(columns, labels, queries, member)
+                return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+            if self.recompute:
+                parts = zip(columns.split(1), queries.split(1), targets.split(1), strict=True)
+                losses += [checkpoint(loss_of, *part, use_reentrant=False) for part in parts]
+            else:
+                losses.append(loss_of(columns, queries, targets))
         return torch.stack(losses).mean()
+
+
+def draw_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices of a random number of rows per class, the same number for every class.
+
+    Args:
+        labels: (n,), class indices, as many of each class; negative ones are left out.
+        generator: CPU generator.
+
+    Returns:
+        (m,), in ascending order.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = [shuffled[labels.cpu()[shuffled] == label] for label in range(int(labels.max()) + 1)]
+    count = int(torch.randint(1, len(by_class[0]) + 1, (), generator=generator))
+    return torch.cat([rows[:count] for rows in by_class]).sort().values.to(labels.device)

@@ -16,7 +16,12 @@ from torch import Tensor
 
 
 def probe_gradient(
-    z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor | None = None
+    z: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    row_weight: Tensor | None = None,
+    targets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the cross-entropy of one or several linear probes with respect to their weight and bias.
 
@@ -26,12 +31,14 @@ def probe_gradient(
         weight: (*, C, D); leading dimensions are independent heads.
         bias: (*, C).
         row_weight: (N,), weight of each row in the mean, summing to 1; None weighs all rows by 1 / N.
+        targets: soft labels (N, C) in place of the one-hot ones.
 
     Returns:
-        grad_weight (*, C, D) and grad_bias (*, C), differentiable with respect to ``z``.
+        grad_weight (*, C, D) and grad_bias (*, C), differentiable with respect to ``z`` and ``targets``.
     """
     probabilities = (z @ weight.mT + bias[..., None, :]).softmax(-1)  # (*, N, C)
-    residual = probabilities - F.one_hot(y, weight.shape[-2]).to(probabilities)
+    labels = F.one_hot(y, weight.shape[-2]).to(probabilities) if targets is None else targets
+    residual = probabilities - labels
     residual = residual / len(z) if row_weight is None else residual * row_weight[:, None]
     return residual.mT @ z, residual.sum(-2)
 

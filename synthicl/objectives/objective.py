@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class LabelledEmbeddings(NamedTuple):
@@ -16,23 +16,34 @@ class LabelledEmbeddings(NamedTuple):
         z: (N, D), float32.
         y: (N,), class indices, int64.
         views: number of augmented views of each synthetic image; its rows follow each other.
+        targets: soft labels (N, C), rows that sum to 1, where there are any; ``y`` is their class all the same.
     """
 
     z: Tensor
     y: Tensor
     views: int = 1
+    targets: Tensor | None = None
 
 
-class Objective(ABC):
-    """A scalar function of synthetic and real embeddings, to be minimised by the synthetic images."""
+class Objective(nn.Module, ABC):
+    """A scalar function of synthetic and real embeddings, to be minimised by the synthetic images.
+
+    Its parameters, if it has any, are learnt with the images.
+
+    Attributes:
+        uses_targets: whether it can use soft labels.
+    """
+
+    uses_targets: bool = False
 
     def __repr__(self) -> str:
         """Name and plain settings: what identifies an objective in results and cards."""
         plain = (int, float, str, bool, list, type(None))
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if isinstance(value, plain))
+        shown = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
+        settings = ", ".join(f"{name}={value!r}" for name, value in shown.items() if isinstance(value, plain))
         return f"{type(self).__name__}({settings})"
 
-    def prepare(self, train: LabelledEmbeddings) -> None:  # noqa: B027 - most objectives have nothing to prepare
+    def prepare(self, train: LabelledEmbeddings) -> None:
         """Fit what depends on the training data, once, before the first step.
 
         Args:
@@ -40,7 +51,7 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def __call__(
+    def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
         """Compute the loss of one step.

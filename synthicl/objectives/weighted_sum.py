@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from synthicl.errors import UserError
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
@@ -25,15 +27,21 @@ class WeightedSum(Objective):
             raise UserError(
                 f"--model.objective: {len(weights)} weights for {len(terms)} terms. Give one for each term."
             )
-        self.terms = terms
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+        self.uses_targets = any(term.uses_targets for term in terms)
         self.weights = weights
+
+    def __repr__(self) -> str:
+        """The terms with their weights."""
+        return " + ".join(f"{weight} {term!r}" for weight, term in zip(self.weights, self.terms, strict=True))
 
     def prepare(self, train: LabelledEmbeddings) -> None:
         """Prepare every term."""
         for term in self.terms:
-            term.prepare(train)
+            cast(Objective, term).prepare(train)
 
-    def __call__(
+    def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
         """Compute the loss; see `Objective`."""

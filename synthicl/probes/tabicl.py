@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synthicl.in_context.checkpoint import check_checkpoint
 from synthicl.in_context.protocol import Protocol
-from synthicl.probes.probe import Probe
+from synthicl.probes.probe import Probe, ProbeSetting
 
 if TYPE_CHECKING:
     from tabicl import TabICLClassifier
@@ -58,7 +58,7 @@ class TabICLProbe(Probe):
             random_state=self.random_state,
         )
 
-    def fit(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
         """Fit; see `Probe`."""
         self._fitted = self.classifier().fit(self.protocol(z).numpy(), y.numpy())
 
@@ -68,4 +68,9 @@ class TabICLProbe(Probe):
         return np.concatenate([self._fitted.predict_proba(part.numpy()) for part in columns.split(QUERY_CHUNK)])
 
 
-REGISTERED = {"tabicl": TabICLProbe}
+def make(setting: ProbeSetting) -> TabICLProbe:
+    """Make the probe."""
+    return TabICLProbe(setting.protocol, setting.model_path, setting.device)
+
+
+REGISTERED = {"tabicl": make}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from synthicl.context_set import ContextSet
 from synthicl.evaluation.results import Results
-from synthicl.report.table import accuracy_table, comparison_table, markdown
+from synthicl.report.compare import score_tables
+from synthicl.report.table import markdown
 
 _TEMPLATE = """\
 # Context set for {dataset}
@@ -22,7 +23,7 @@ classify images of {dataset}.
 ## What it carries
 
 `context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class
-names in its metadata. {statistics}
+names in its metadata.{soft} {statistics}
 
 ## Use
 
@@ -40,6 +41,8 @@ context.images, context.labels, context.embeddings, context.class_names
 Dataset: {dataset_licence}. Backbone weights: {backbone_licence}. The images were optimised from noise; no image of the
 dataset was copied, but they are derived from it.
 """
+
+_SOFT = " Soft labels were learnt with the images (`targets`); TabICL sees classes."
 
 
 def card(context: ContextSet, results: Results) -> str:
@@ -64,14 +67,15 @@ def card(context: ContextSet, results: Results) -> str:
         else "Its protocol carries no statistics of the training data."
     )
     parts = []
-    for title, header, body in (accuracy_table(results, "test"), comparison_table(results, "test")):
-        parts.append(f"## {title}\n\n{markdown(header, body)}\n\n")
+    for table in score_tables(results):
+        parts.append(f"## {table.title}\n\n{markdown(table)}\n\n")
     return _TEMPLATE.format(
         n=len(context.labels),
         ipc=about["ipc"],
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
         tables="".join(parts),
         shape="none" if context.images is None else " x ".join(map(str, context.images.shape)),
+        soft="" if context.targets is None else _SOFT,
         d=context.embeddings.shape[1],
         statistics=statistics,
         dataset=about["dataset"],

@@ -4,14 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from synthicl.evaluation.compare import Context, compare, real_contexts, score
+from synthicl import probes as probe_package
+from synthicl import selection
+from synthicl.errors import UserError
+from synthicl.evaluation.compare import compare, make_probes, real_contexts
+from synthicl.evaluation.embedded import Embedded
 from synthicl.evaluation.protocol_choice import choose_protocol, fewest_columns_of_the_best
 from synthicl.evaluation.results import Results
+from synthicl.evaluation.scoring import Context, Scorer, score
+from synthicl.evaluation.subject import Subject
 from synthicl.in_context.checkpoint import MINI
 from synthicl.in_context.protocol import fit_protocol
+from synthicl.preflight import subject_config
 from synthicl.probes.linear import LinearProbe
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
+from synthicl.registry import registered
 from synthicl.selection.all import everything
 from synthicl.selection.centroid import centroid
 from synthicl.selection.class_mean import class_mean
@@ -33,7 +41,7 @@ class Table(Probe):
     def __init__(self, probabilities):
         self.probabilities = np.array(probabilities)
 
-    def fit(self, z, y):
+    def fit(self, z, y, images=None):
         pass
 
     def predict_proba(self, z):
@@ -95,17 +103,67 @@ def test_builders_cope_with_gaps_and_single_images(build):
     assert len(chosen.z) == len(chosen.y)
 
 
-def test_real_contexts_are_those_of_the_builders():
-    contexts = real_contexts(Z, Y, 2, draws=4)
-    assert sorted((c.name, c.draw) for c in contexts if c.name in {"random", "centroid", "class_mean", "all"}) == [
-        ("all", 0),
+@pytest.fixture
+def digits(tmp_path):
+    """The digits alone, with a protocol named so that nothing is to be chosen."""
+    return Subject(tmp_path, subject_config("digits", {"tabicl.protocol": "rotated4", "tabicl.n_estimators": 1})[1])
+
+
+def contexts_of(z, y, ipc, draws):
+    """Every builder's context, random ones drawn often."""
+    return [
+        Context(name, draw, "", *build(z, y, ipc, draw)[:2])
+        for name, build in registered(selection).items()
+        for draw in range(draws if name == "random" else 1)
+    ]
+
+
+def scorer(results, folder=None, **values):
+    settings = {"command": "compare", "seed": 5, "ipc": 2, "run": {"dataset": "x"}, "backbone": "mini"}
+    return Scorer(results, folder, **settings | values)
+
+
+def test_real_contexts_are_those_of_the_builders(digits):
+    train = digits.embedded("train")
+    contexts = real_contexts(digits, 2, 4, ["random", "centroid", "class_mean", "all"])
+    assert [(c.name, c.draw) for c in contexts] == [
+        *(("random", draw) for draw in range(4)),
         ("centroid", 0),
         ("class_mean", 0),
-        *(("random", draw) for draw in range(4)),
+        ("all", 0),
     ]
-    for context in contexts:
-        if context.name == "random":
-            assert torch.equal(context.z, random(Z, Y, 2, context.draw).z)
+    for context in contexts[:4]:
+        chosen = random(*train, 2, context.draw)
+        assert torch.equal(context.z, chosen.z)
+        images = context.images()
+        assert images.shape == (20, 3, 32, 32)
+        assert torch.allclose(digits.backbone(images / 255), chosen.z, atol=1e-5)
+    assert contexts[5].images is None
+    assert {context.name for context in real_contexts(digits, 1, 1)} == set(registered(selection))
+
+
+def test_messages_for_unknown_contexts_and_probes(digits):
+    with pytest.raises(UserError, match=r"--contexts=neighbours: unknown here\. Choose among: all, centroid"):
+        real_contexts(digits, 1, 1, ["neighbours"])  # there are no synthetic images to have any
+    with pytest.raises(UserError, match=r"--probes=nope: unknown\. Choose among: knn, linear"):
+        list(make_probes(digits, ["nope"]))
+
+
+def test_probes_are_all_but_the_one_that_trains_for_long(digits):
+    names = [probe.name for probe in make_probes(digits, None)]
+    assert names[0] == "tabicl"
+    assert set(names) == set(registered(probe_package)) - {"linear_reference"}
+    protocols = [probe.protocol.name for probe in make_probes(digits, ["linear", "tabicl"], ["raw", "pca2"])[:3]]
+    assert protocols == ["rotated4", "raw", "pca2"]
+
+
+def test_compare_a_dataset_alone(digits):
+    results = Results()
+    compare(digits, results, contexts=["random", "class_mean"], probes=["tabicl", "linear"], random_draws=2, ipc=3)
+    assert len(results.rows) == 3 * 2 * 2
+    assert {(row.ipc, row.seed, row.checkpoint) for row in results.rows.values()} == {(3, 0, "")}
+    assert {row.n_context for row in results.select(context="random")} == {30}
+    assert Results.load(digits.output).rows == results.rows
 
 
 def test_score_by_hand():
@@ -118,38 +176,82 @@ def test_score_by_hand():
     assert measured["predict_seconds"] >= 0
 
 
-def test_compare_gives_a_row_for_each_context_probe_and_split():
-    queries = {"val": clusters(11, seed=1), "test": clusters(13, seed=2)}
-    contexts = [*real_contexts(Z, Y, 2, draws=2), Context("synthetic", 0, "last", *clusters(6, seed=3))]
+def test_a_row_for_each_context_probe_and_split():
+    queries = {"val": Embedded(*clusters(11, seed=1)), "test": Embedded(*clusters(13, seed=2))}
+    contexts = [*contexts_of(Z, Y, 2, draws=2), Context("synthetic", 0, "last", *clusters(6, seed=3))]
     probes = [LinearProbe(), TabICLProbe(fit_protocol("pca2", Z, 2), MINI)]
     results = Results()
-    for _ in range(2):  # the second time the rows are replaced
-        compare(contexts, probes, queries, seed=5, ipc=2, run={"dataset": "x"}, results=results)
+    scorer(results).score([(context, probe) for probe in probes for context in contexts], queries)
     assert len(results.rows) == len(contexts) * 2 * 2
     for row in results.rows.values():
         (context,) = [c for c in contexts if (c.name, c.draw) == (row.context, row.draw)]
         assert (row.n_context, row.checkpoint) == (len(context.y), context.checkpoint)
         assert row.n_query == {"val": 11, "test": 13}[row.split]
-        assert (row.seed, row.ipc, row.run) == (5, 2, {"dataset": "x"})
         tabicl = row.probe == "tabicl"
+        assert (row.seed, row.ipc, row.backbone) == (5, 2, "mini")
+        assert row.run == {"dataset": "x"} | ({"n_estimators": 2} if tabicl else {})
         assert (row.protocol, row.statistics) == (("pca2", "train") if tabicl else ("", "context"))
         assert results.correct([row]).mean() == pytest.approx(row.accuracy)
     expected = {"random": 6, "centroid": 6, "class_mean": 3, "all": 30, "synthetic": 6}
     assert {row.context: row.n_context for row in results.rows.values() if row.context in expected} == expected
 
 
+def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
+    """The third fit fails; afterwards only what is missing is measured, and what has changed."""
+    queries = {"test": Embedded(*clusters(13, seed=2))}
+    contexts = [Context("random", draw, "", *random(Z, Y, 2, draw)[:2]) for draw in range(4)]
+
+    class Counting(LinearProbe):
+        fits = 0
+
+        def fit(self, z, y, images=None):
+            Counting.fits += 1
+            if Counting.fits == 3:
+                raise KeyboardInterrupt
+            super().fit(z, y)
+
+    def run(contexts, **values):
+        scorer(Results.load(tmp_path), tmp_path, **values).score([(c, Counting()) for c in contexts], queries)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(contexts)
+    assert len(Results.load(tmp_path).rows) == 2
+    run(contexts)
+    assert Counting.fits == 3 + 2
+    run(contexts)
+    assert Counting.fits == 5
+    run([*contexts[:3], contexts[3]._replace(z=contexts[3].z + 1)])  # the context changed under its name
+    assert Counting.fits == 6
+    run(contexts[:1], run={"dataset": "y"})
+    assert Counting.fits == 7
+
+
+def test_soft_labels_reach_the_probes_that_can_use_them():
+    queries = {"test": Embedded(*clusters(30, seed=2))}
+    z, y = clusters(6, seed=3)
+    wrong = torch.nn.functional.one_hot((y + 1) % 3, 3).float()
+    accuracies = []
+    for targets in (None, wrong):
+        results = Results()
+        context = Context("synthetic", 0, "last", z, y, targets=targets)
+        probes = LinearProbe(), TabICLProbe(fit_protocol("raw", Z, 1), MINI)
+        scorer(results).score([(context, probe) for probe in probes], queries)
+        accuracies.append([row.accuracy for row in results.rows.values()])
+    assert accuracies[0][0] > 0.8 > 0.3 > accuracies[1][0]
+    assert accuracies[0][1] == accuracies[1][1]
+
+
 def test_poisoned_test_embeddings_change_nothing_but_test_rows():
     """Contexts, the protocol that val chooses, and every val row are the same whatever test holds."""
-    val, clean = clusters(20, seed=1), clusters(20, seed=2)
-    poisoned = (clean[0] * 1e6 - 7, clean[1].flip(0))
+    val, clean = Embedded(*clusters(20, seed=1)), Embedded(*clusters(20, seed=2))
+    poisoned = Embedded(clean.z * 1e6 - 7, clean.y.flip(0))
     seen = []
     for test in (clean, poisoned):
-        splits = {"train": (Z, Y), "val": val, "test": test}
-        protocol, _ = choose_protocol(["rotated3", "pca2", "raw"], splits["train"], val, 1, MINI, n_estimators=1)
-        contexts = real_contexts(*splits["train"], 1, draws=2)
+        protocol, _ = choose_protocol(["rotated3", "pca2", "raw"], (Z, Y), val, 1, MINI, n_estimators=1)
+        contexts = contexts_of(Z, Y, 1, draws=2)
         results = Results()
-        queries = {split: splits[split] for split in ("test", "val")}
-        compare(contexts, [TabICLProbe(protocol, MINI), LinearProbe()], queries, 0, 1, {}, results)
+        jobs = [(context, probe) for probe in (TabICLProbe(protocol, MINI), LinearProbe()) for context in contexts]
+        scorer(results).score(jobs, {"test": test, "val": val})
         seen.append((protocol, contexts, results))
     (protocol, contexts, results), (other_protocol, other_contexts, other_results) = seen
     assert protocol.name == other_protocol.name

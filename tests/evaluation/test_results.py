@@ -8,6 +8,7 @@ from synthicl.errors import UserError
 from synthicl.evaluation.results import KEY, Results, Row
 
 ROW = Row(
+    command="compare",
     context="random",
     draw=0,
     seed=0,
@@ -23,7 +24,11 @@ ROW = Row(
     fit_seconds=0.1,
     predict_seconds=0.2,
     statistics="train",
+    backbone="mini",
+    measures={"share": 0.5},
     run={"dataset": "Größe", "seed": 0},
+    fingerprint="abc",
+    made_by="python evaluate.py compare x",
 )
 LABELS = np.array([0, 1, 1, 0])
 PREDICTIONS = np.array([0, 1, 1, 1])
@@ -49,6 +54,29 @@ def test_a_row_replaces_the_one_with_its_key(results):
 def test_every_part_of_the_key_tells_rows_apart(results, name):
     results.add(replace(ROW, **{name: 7 if isinstance(getattr(ROW, name), int) else "other"}), PREDICTIONS)
     assert len(results.rows) == 4
+
+
+def test_a_row_is_known_by_its_key_run_and_fingerprint(results):
+    assert results.has(replace(ROW, accuracy=0.0, fit_seconds=9.0, made_by=""))
+    for change in ({"draw": 5}, {"run": {}}, {"fingerprint": "abd"}):
+        assert not results.has(replace(ROW, **change))
+
+
+def test_rows_of_a_command(results):
+    other = replace(ROW, command="scaling")
+    results.add(other, PREDICTIONS)
+    assert list(results.of("scaling").rows.values()) == [other]
+    assert len(results.of("compare").rows) == 3
+
+
+def test_a_row_may_have_queries_of_its_own(tmp_path, results):
+    row = replace(ROW, command="few-shot", n_query=2)
+    results.add(row, np.array([1, 0]), labels=np.array([1, 1]))
+    results.arrays["boundary/x"] = np.arange(6.0).reshape(2, 3)
+    results.save(tmp_path)
+    loaded = Results.load(tmp_path)
+    assert loaded.correct([row]).tolist() == [[True, False]]
+    assert np.array_equal(loaded.arrays["boundary/x"], results.arrays["boundary/x"])
 
 
 def test_select(results):

@@ -27,7 +27,7 @@ def test_equals_the_reference_loop():
     expected = 0.0
     for weight in weights:
         gradients = []
-        for z, y, _ in (real, synthetic):
+        for z, y, *_ in (real, synthetic):
             head = weight.clone().requires_grad_(), torch.zeros(C, dtype=torch.float64, requires_grad=True)
             parts = torch.autograd.grad(F.cross_entropy(z @ head[0].T + head[1], y), head)
             gradients.append(torch.cat([part.flatten() for part in parts]))
@@ -105,3 +105,11 @@ def test_lands_at_the_class_means():
 def test_keeps_the_dtype(dtype):
     real, synthetic = (LabelledEmbeddings(part.z.to(dtype), part.y) for part in (embeddings(9, 0), embeddings(3, 1)))
     assert LinearGradientMatching()(synthetic, real, C, generator()).dtype == dtype
+
+
+def test_soft_labels_that_are_one_hot_change_nothing():
+    real, synthetic = embeddings(12, 0), embeddings(6, 1)
+    hot = F.one_hot(synthetic.y, C).to(synthetic.z)
+    soft = synthetic._replace(targets=hot)
+    objective = LinearGradientMatching(heads=3)
+    torch.testing.assert_close(objective(soft, real, C, generator()), objective(synthetic, real, C, generator()))

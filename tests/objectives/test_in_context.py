@@ -1,12 +1,18 @@
 """The in-context objective on clusters, with the bundled TabICL in the loop."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from synthicl.errors import UserError
+from synthicl.in_context.checkpoint import BUNDLED
 from synthicl.in_context.differentiable import random_member
+from synthicl.in_context.protocol import fit_protocol
 from synthicl.objectives import InContext, LabelledEmbeddings, LinearGradientMatching, WeightedSum
+from synthicl.objectives.in_context import draw_rows
 
 C, D = 4, 6
 
@@ -22,28 +28,38 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
+class Scorer(NamedTuple):
+    """What the callback is to the objective."""
+
+    protocol: object
+    model_path: Path = BUNDLED["mini"]
+
+
 def prepared(train: LabelledEmbeddings, **settings) -> InContext:
-    objective = InContext(protocol="rotated4", **settings)
+    objective = InContext(**settings)
+    objective.deploy(Scorer(fit_protocol("rotated4", train.z)))
     objective.prepare(train)
     return objective
 
 
 def test_equals_the_cross_entropy_written_out():
     real, synthetic = clusters(30), clusters(2, seed=3)
-    synthetic = synthetic._replace(views=2)
+    synthetic = synthetic._replace(views=2)  # one image a class, twice
     objective = prepared(real, queries=5)
     loss = objective(synthetic, real, C, generator())
     draws = generator()
-    torch.randperm(C, generator=draws)
+    torch.randint(1, (), generator=draws)  # which checkpoint
+    torch.randperm(C, generator=draws)  # which classes
+    draw_rows(torch.arange(C).repeat_interleave(1), draws)
     chosen = torch.randint(len(real.y), (2, 5), generator=draws)
     member = random_member(4, C, draws)
     expected = 0.0
     for view in range(2):
         rows = torch.arange(C) * 2 + view
-        logits = objective.tabicl.logits(
-            objective.protocol(synthetic.z[rows])[None],
+        logits = objective._tabicls[0].logits(
+            objective._protocol(synthetic.z[rows])[None],
             synthetic.y[rows],
-            objective.protocol(real.z[chosen[view]])[None],
+            objective._protocol(real.z[chosen[view]])[None],
             member,
         )
         expected += F.cross_entropy(logits[0], real.y[chosen[view]]) / 2
@@ -88,7 +104,7 @@ def test_descent_on_the_context_lowers_the_loss_on_held_out_queries():
 
 def test_weighted_sum_is_the_sum_and_prepares_its_terms():
     real, synthetic = clusters(30), clusters(1, seed=3)
-    both = WeightedSum([InContext(protocol="rotated4"), LinearGradientMatching()], [2.0, 0.5])
+    both = WeightedSum([prepared(real), LinearGradientMatching()], [2.0, 0.5])
     both.prepare(real)
     shared = generator()
     loss = both(synthetic, real, C, shared)
@@ -100,3 +116,49 @@ def test_weighted_sum_is_the_sum_and_prepares_its_terms():
 def test_weighted_sum_needs_a_weight_for_each_term():
     with pytest.raises(UserError, match=r"--model\.objective: 2 weights for 1 terms\. Give one for each"):
         WeightedSum([LinearGradientMatching()], [1.0, 2.0])
+
+
+def test_a_step_draws_one_of_the_checkpoints():
+    real, synthetic = clusters(30), clusters(1, seed=3)
+    both = prepared(real, checkpoints=["mini", str(BUNDLED["mini_1"])])
+    single = [prepared(real, checkpoints=[name]) for name in ("mini", "mini_1")]
+    seen = set()
+    for seed in range(8):
+        losses = [
+            round(float(objective(synthetic, real, C, torch.Generator().manual_seed(seed))), 4)
+            for objective in (both, *single)
+        ]
+        assert losses[0] in losses[1:]
+        seen.add(losses[1:].index(losses[0]))
+    assert seen == {0, 1}
+
+
+def test_recomputing_activations_changes_nothing_but_memory():
+    real, synthetic = clusters(30), clusters(4, seed=3)._replace(views=2)
+    gradients, losses = [], []
+    for recompute in (False, True):
+        z = synthetic.z.clone().requires_grad_()
+        loss = prepared(real, members=2, recompute=recompute)(synthetic._replace(z=z), real, C, generator())
+        loss.backward()
+        gradients.append(z.grad)
+        losses.append(loss)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_the_number_of_rows_varies_and_is_the_same_for_every_class():
+    labels = torch.tensor([0, 0, 0, -1, -1, -1, 1, 1, 1])
+    counts = set()
+    for seed in range(30):
+        rows = draw_rows(labels, torch.Generator().manual_seed(seed))
+        assert torch.equal(rows, rows.unique())
+        per_class = torch.bincount(labels[rows], minlength=2).tolist()
+        assert per_class[0] == per_class[1]
+        counts.add(per_class[0])
+    assert counts == {1, 2, 3}
+
+
+@pytest.mark.parametrize("flag", ["queries", "members"])
+def test_message_for_none_at_all(flag):
+    with pytest.raises(UserError, match=rf"init_args\.{flag}=0: must be at least 1"):
+        InContext(**{flag: 0})

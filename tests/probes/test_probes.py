@@ -1,34 +1,59 @@
-"""Probes against the libraries behind them, on the bundled TabICL."""
+"""Probes against the libraries behind them, on the bundled TabICL, and what all of them promise."""
 
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from tabicl import TabICLClassifier
+from torch import nn
 
+from synthicl import probes
 from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import MINI
 from synthicl.in_context.protocol import fit_protocol
-from synthicl.probes import tabicl
+from synthicl.probes import probe_factory, tabicl
+from synthicl.probes.knn import KNNProbe
 from synthicl.probes.linear import C, LinearProbe
+from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
+from synthicl.probes.probe import ProbeSetting
+from synthicl.probes.ridge import LOGIT_SCALE, REGULARISATION, RidgeProbe
 from synthicl.probes.tabicl import TabICLProbe
+from synthicl.registry import registered
 
 
-def clusters(n, classes=4, dim=6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % classes
-    return torch.eye(classes, dim)[y] * 4 + torch.randn(n, dim, generator=generator), y
+class Pixels(nn.Module):
+    """A backbone whose embeddings are the pixels."""
+
+    image_size, embed_dim = 8, 3 * 8 * 8
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.5))
+
+    def forward(self, images):
+        return (images - self.mean).flatten(1)
 
 
-Z, Y = clusters(20)
-QUERIES, TRUTH = clusters(40, seed=1)
+def pictures(y, noise=40.0, seed=0):
+    """An image (3, 8, 8), uint8, for each label (n,): a pattern for each class, and noise."""
+    patterns = torch.randint(60, 196, (10, 3, 8, 8), generator=torch.Generator().manual_seed(7))
+    difference = noise * torch.randn(len(y), 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return (patterns[y] + difference).clamp(0, 255).to(torch.uint8)
+
+
+def embedded(images):
+    return Pixels()(images / 255)
+
+
+Y = torch.arange(20) % 4
+TRUTH = torch.arange(40) % 4
+IMAGES, Z, QUERIES = pictures(Y), embedded(pictures(Y)), embedded(pictures(TRUTH, seed=1))
+SETTING = ProbeSetting(fit_protocol("rotated3", Z, 2), MINI, backbone=Pixels(), image_size=8)
 
 
 def tabicl_probe(protocol="rotated3", members=2, **options):
     return TabICLProbe(fit_protocol(protocol, Z, members), MINI, **options)
-
-
-PROBES = {"linear": LinearProbe, "tabicl": tabicl_probe}
 
 
 def test_linear_equals_scikit_learn():
@@ -37,6 +62,38 @@ def test_linear_equals_scikit_learn():
     theirs = LogisticRegression(C=1.0, max_iter=5000).fit(Z.numpy(), Y.numpy())
     assert C == 1.0
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), theirs.predict_proba(QUERIES.numpy()))
+
+
+def test_ridge_equals_scikit_learn():
+    probe = RidgeProbe()
+    probe.fit(Z, Y)
+    alpha = REGULARISATION * float((Z - Z.mean(0)).square().sum(1).mean())
+    theirs = Ridge(alpha=alpha).fit(Z.double().numpy(), np.eye(4)[Y])
+    exponentials = np.exp(LOGIT_SCALE * theirs.predict(QUERIES.double().numpy()))
+    expected = exponentials / exponentials.sum(1, keepdims=True)
+    np.testing.assert_allclose(probe.predict_proba(QUERIES), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "neighbours"), [(4, 1), (8, 2), (15, 3), (16, 4), (20, 5)])
+def test_knn_looks_at_no_more_than_the_smallest_class_has(rows, neighbours):
+    """15 rows are 4, 4, 4 and 3."""
+    probe = KNNProbe()
+    probe.fit(Z[:rows], Y[:rows])
+    theirs = KNeighborsClassifier(neighbours).fit(Z[:rows].numpy(), Y[:rows].numpy())
+    np.testing.assert_array_equal(probe.predict_proba(QUERIES), theirs.predict_proba(QUERIES.numpy()))
+    many = KNNProbe()
+    many.fit(Z.repeat(3, 1), Y.repeat(3))
+    assert many.classifier.n_neighbors == 5
+
+
+def test_nearest_class_mean_equals_scikit_learn():
+    probe = NearestClassMeanProbe()
+    probe.fit(Z[:15], Y[:15])
+    theirs = NearestCentroid().fit(Z[:15].numpy(), Y[:15].numpy())
+    probabilities = probe.predict_proba(QUERIES)
+    np.testing.assert_array_equal(probabilities.argmax(1), theirs.predict(QUERIES.numpy()))
+    likelihoods = np.exp([[-float(((query - mean) ** 2).sum()) for mean in theirs.centroids_] for query in QUERIES])
+    np.testing.assert_allclose(probabilities, likelihoods / likelihoods.sum(1, keepdims=True), rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("protocol", ["raw", "pca3"])
@@ -59,35 +116,80 @@ def test_chunks_of_queries_change_nothing(monkeypatch, size):
     np.testing.assert_allclose(probe.predict_proba(QUERIES), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", PROBES.values(), ids=PROBES)
-def test_columns_follow_the_sorted_labels_gaps_included(make):
-    labels = torch.tensor([7, 0, 4, 9])
-    plain, gaps = make(), make()
-    plain.fit(Z, labels.argsort().argsort()[Y])  # the same classes, numbered without gaps
-    gaps.fit(Z, labels[Y])
-    probabilities = gaps.predict_proba(QUERIES)
-    assert probabilities.shape == (40, 4)
+every_probe = pytest.mark.parametrize("make", registered(probes).values(), ids=registered(probes))
+
+
+def test_what_the_package_ships():
+    names = {"knn", "linear", "linear_reference", "nearest_class_mean", "ridge", "tabicl"}
+    assert set(registered(probes)) >= names
+    assert "tabpfn" not in registered(probes)
+    for name in names:
+        probe = probe_factory(name)(SETTING)
+        assert probe.name == name
+        assert probe.needs_images == (name == "linear_reference")
+        assert (probe.protocol is SETTING.protocol) == (name == "tabicl")
+
+
+def test_message_for_an_unknown_probe():
+    with pytest.raises(UserError, match=r"^--probes=svm: unknown\. Choose among: .*linear, .*tabicl, tabpfn\.$"):
+        probe_factory("svm")
+
+
+@every_probe
+@pytest.mark.parametrize("labels", [[7, 0, 4, 9], [2, 5, 7]])
+def test_columns_follow_the_sorted_labels_gaps_included(make, labels):
+    labels = torch.tensor(labels)
+    rows, queries = Y.lt(len(labels)), TRUTH.lt(len(labels))
+    plain, gaps = make(SETTING), make(SETTING)
+    plain.fit(Z[rows], labels.argsort().argsort()[Y[rows]], IMAGES[rows])  # the same classes, numbered without gaps
+    gaps.fit(Z[rows], labels[Y[rows]], IMAGES[rows])
+    probabilities = gaps.predict_proba(QUERIES[queries])
+    assert probabilities.shape == (10 * len(labels), len(labels))
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    np.testing.assert_array_equal(probabilities, plain.predict_proba(QUERIES))
+    np.testing.assert_array_equal(probabilities, plain.predict_proba(QUERIES[queries]))
     predicted = labels.sort().values.numpy()[probabilities.argmax(1)]
-    assert (predicted == labels[TRUTH].numpy()).mean() > 0.8
+    assert (predicted == labels[TRUTH[queries]].numpy()).mean() > 0.8
 
 
-@pytest.mark.parametrize("make", PROBES.values(), ids=PROBES)
+@every_probe
 def test_fitting_again_forgets_and_repeats(make):
-    probe = make()
-    probe.fit(Z, Y)
+    probe = make(SETTING)
+    probe.fit(Z, Y, IMAGES)
     first = probe.predict_proba(QUERIES)
-    probe.fit(-Z, Y.flip(0))
-    probe.fit(Z, Y)
+    probe.fit(-Z[:18], Y[:18].flip(0), 255 - IMAGES[:18])
+    assert not np.array_equal(probe.predict_proba(QUERIES), first)
+    probe.fit(Z, Y, IMAGES)
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), first)
 
 
-@pytest.mark.parametrize("make", PROBES.values(), ids=PROBES)
+@every_probe
 def test_one_row_for_each_class_is_enough(make):
-    probe = make()
-    probe.fit(torch.eye(4, 6) * 4, torch.arange(4))
+    probe = make(SETTING)
+    images = pictures(torch.arange(4), noise=0)
+    probe.fit(embedded(images), torch.arange(4), images)
     assert (probe.predict_proba(QUERIES).argmax(1) == TRUTH.numpy()).mean() > 0.6
+
+
+@every_probe
+def test_vectors_are_enough_for_all_that_do_not_ask_for_images(make):
+    probe, same = make(SETTING), make(SETTING)
+    if probe.needs_images:
+        with pytest.raises(ValueError, match="is fitted on images, and this context has none"):
+            probe.fit(Z, Y)
+        return
+    probe.fit(Z, Y)
+    same.fit(Z, Y, IMAGES)
+    np.testing.assert_array_equal(probe.predict_proba(QUERIES), same.predict_proba(QUERIES))
+
+
+@every_probe
+def test_inside_inference_mode_nothing_changes(make):
+    probe, inside = make(SETTING), make(SETTING)
+    probe.fit(Z, Y, IMAGES)
+    with torch.inference_mode():
+        inside.fit(Z * 1, Y + 0, IMAGES + 0)
+        probabilities = inside.predict_proba(QUERIES * 1)
+    np.testing.assert_array_equal(probabilities, probe.predict_proba(QUERIES))
 
 
 def test_message_for_a_file_that_is_no_checkpoint(tmp_path):
@@ -95,3 +197,14 @@ def test_message_for_a_file_that_is_no_checkpoint(tmp_path):
     path.write_text("x")
     with pytest.raises(UserError, match=r"^--tabicl\.model_path=.*notes\.ckpt: not a TabICL checkpoint"):
         TabICLProbe(fit_protocol("raw", Z), path)
+
+
+@pytest.mark.parametrize("name", ["linear", "ridge"])
+def test_soft_labels_that_are_one_hot_are_labels(name):
+    z, y = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    hard, soft = (probe_factory(name)(None) for _ in range(2))
+    hard.fit(z, y)
+    soft.fit_soft(z, torch.nn.functional.one_hot(y, 3).float())
+    np.testing.assert_allclose(soft.predict_proba(z), hard.predict_proba(z), atol=1e-3)
+    soft.fit_soft(z, torch.full((12, 3), 1 / 3))  # labels that say nothing
+    np.testing.assert_allclose(soft.predict_proba(z), 1 / 3, atol=1e-4)

@@ -5,10 +5,11 @@ import pytest
 
 from synthicl.evaluation.intervals import holm, mean_accuracy, paired_difference, wilson
 from synthicl.evaluation.results import Results, Row
-from synthicl.report.table import accuracy_table, comparison_table, markdown, print_tables
+from synthicl.report.compare import accuracy_table, comparison_table, figures, seconds_table, tables
+from synthicl.report.table import Table, markdown, print_tables
 
 LABELS = np.zeros(200, dtype=np.int64)
-ROW = Row("random", 0, 0, 1, "tabicl", "rotated16", "test", "", 0, 0.5, 10, 200, 0.1, 0.2, "train")
+ROW = Row("compare", "random", 0, 0, 1, "tabicl", "rotated16", "test", "", 0, 0.5, 10, 200, 0.1, 0.2, "train")
 
 
 def right(count, shift=0):
@@ -94,14 +95,15 @@ def test_rows_of_another_protocol_are_not_mixed_in(results):
 
 
 def test_markdown():
-    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    table = Table("title", ["a", "b"], [["1", "2|3"]])
+    assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | 2\\|3 |"
 
 
 def test_print_tables(results, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")  # a narrow terminal cuts nothing off
-    print_tables(results, "test")
+    print_tables(tables(results))
     out = " ".join(capsys.readouterr().out.split())  # a title may go over two lines
-    for title, header, body in (accuracy_table(results, "test"), comparison_table(results, "test")):
+    for title, header, body in tables(results):
         assert title in out
         for cell in [*header, *(cell for row in body for cell in row)]:
             assert cell in out
@@ -117,3 +119,39 @@ def test_the_best_random_draw_on_val_stands_beside_the_best_on_val(results):
     assert names[position - 1] == "synthetic (best on val)"
     assert body[position][2].startswith("70.0 [")
     assert "random (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
+
+
+def test_seconds_are_medians_over_draws(results):
+    for draw, seconds in enumerate((1.0, 3.0, 8.0)):
+        results.add(replace(ROW, draw=draw, fit_seconds=seconds, predict_seconds=2 * seconds), right(100))
+    table = seconds_table(results, "test")
+    assert table.title == "Seconds to fit + to predict 200 queries"
+    assert table.body[0] == ["random (3 draws)", "10", "3.00 + 6.00", "0.10 + 0.20"]
+
+
+def test_a_dataset_alone_has_no_differences_to_name(results):
+    for row in results.select(context="synthetic"):
+        del results.rows[row.key]
+    assert [table.title.split()[0] for table in tables(results)] == ["Accuracy", "Seconds"]
+
+
+def test_spread_gives_way_to_more_probes(results):
+    results.add(replace(ROW, context="centroid", probe="knn", protocol=""), right(100))
+    assert "each" not in accuracy_table(results, "test").body[0][2]
+
+
+def test_the_strip_plot_shows_every_context_and_draw(results):
+    (figure,) = figures(results).values()
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [
+        "herding, 10 rows",
+        "all, 898 rows",
+        "synthetic (best on val), 10 rows",
+        "synthetic, 10 rows",
+        "centroid, 10 rows",
+        "random (3 draws), 10 rows",
+    ]
+    assert "200 queries, tabicl (rotated16)" in axes.get_xlabel()
+    points = sorted(x for collection in axes.collections for x, y in collection.get_offsets() if round(y) == 5)
+    assert points == pytest.approx([60, 70, 80])

@@ -1,0 +1,196 @@
+"""What is evaluated: a finished run, a context set, or a dataset alone, opened for all commands in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synthicl.assets import obtain
+from synthicl.augmentation import Augmentation
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.context_set import BEST, ContextSet
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.data.transforms import SquareImages
+from synthicl.embeddings import embed_views
+from synthicl.errors import UserError
+from synthicl.evaluation.embedded import Embedded
+from synthicl.evaluation.protocol_choice import CANDIDATES, choose_protocol
+from synthicl.evaluation.results import Results
+from synthicl.evaluation.scoring import Scorer
+from synthicl.in_context.checkpoint import checkpoint_asset
+from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol, most_columns
+from synthicl.probes.probe import ProbeSetting
+from synthicl.run_folder import CONTEXT_FILE
+
+
+@dataclass
+class Subject:
+    """Everything a command needs to know about what it evaluates.
+
+    Attributes:
+        folder: of the run or the context set; of a dataset alone, where its evaluations go.
+        config: settings as dotted names, see `synthicl.preflight.subject_config`.
+        device: where backbone and TabICL run.
+        elsewhere: folder for results, figures and the report in place of ``folder``.
+        made_by: the command line, for the report.
+
+    Raises:
+        UserError: what is needed is missing or does not belong together.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    device: torch.device | str = "cpu"
+    elsewhere: Path | None = None
+    made_by: str = ""
+    _embedded: dict[str, Embedded] = field(default_factory=dict, repr=False)
+
+    @property
+    def output(self) -> Path:
+        """Where results, figures and the report go."""
+        return self.elsewhere or self.folder
+
+    @cached_property
+    def context_sets(self) -> dict[str, ContextSet]:
+        """The synthetic context sets by checkpoint, ``last`` and ``best_on_val``; none for a dataset alone."""
+        folders = {"last": self.folder, BEST: self.folder / BEST}
+        return {name: ContextSet.load(path) for name, path in folders.items() if (path / CONTEXT_FILE).is_file()}
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Metadata of the context set, empty for a dataset alone."""
+        return self.context_sets["last"].metadata if self.context_sets else {}
+
+    @cached_property
+    def data(self) -> ImageDataModule:
+        """The dataset."""
+        return ImageDataModule(
+            self.config["data.name"], Path(self.config["data.root"]), int(self.config["data.num_workers"])
+        )
+
+    @cached_property
+    def backbone(self) -> FrozenBackbone:
+        """The frozen backbone; a context set's own, with the weights it was made with."""
+        backbone = FrozenBackbone(self.config["backbone.name"], self.config["backbone.weights"]).to(self.device)
+        made_with = self.about.get("backbone_weights", backbone.fingerprint)
+        if backbone.fingerprint != made_with:
+            raise UserError(
+                f"--backbone.weights: these weights ({backbone.fingerprint}) are not those the run was made with "
+                f"({made_with}). Supply the same file."
+            )
+        return backbone
+
+    @property
+    def crop_size(self) -> int:
+        """Resolution in pixels that the backbone sees."""
+        return int(self.about.get("crop_size") or self.config.get("model.crop_size") or self.backbone.image_size)
+
+    @property
+    def image_size(self) -> int:
+        """Resolution of the synthetic images, in pixels."""
+        return int(self.config["model.image_size"])
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The augmentation that suits the dataset, whether or not the distillation used it."""
+        prefix = "model.augmentation."
+        return Augmentation(**{k.removeprefix(prefix): v for k, v in self.config.items() if k.startswith(prefix)})
+
+    @property
+    def seed(self) -> int:
+        """Seed of the optimisation; 0 for a dataset alone."""
+        return int(self.about.get("seed", 0))
+
+    @property
+    def ipc(self) -> int:
+        """Images per class; 1 for a dataset alone."""
+        return int(self.about.get("ipc", 1))
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """TabICL's checkpoint."""
+        return obtain(checkpoint_asset(self.config["tabicl.checkpoint"], self.config["tabicl.model_path"]))
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """TabICL's protocol: the context set's own, or for a dataset alone the one that val chooses."""
+        if self.context_sets:
+            return self.context_sets["last"].protocol
+        members = self.config["tabicl.n_estimators"]
+        if self.config["tabicl.protocol"] != "auto":
+            return self.fit_protocol(self.config["tabicl.protocol"])
+        train = self.embedded("train")
+        candidates = [
+            name
+            for name in self.config.get("tabicl.candidates", CANDIDATES)
+            if columns_of(name) <= most_columns(train.z)
+        ]
+        val = self.embedded("val")
+        return choose_protocol(candidates, train, val, self.ipc, self.checkpoint, members, self.device)[0]
+
+    def fit_protocol(self, name: str, z: Tensor | None = None) -> Protocol:
+        """A protocol by name, fitted on ``z`` (N, D), by default on all training embeddings."""
+        return fit_protocol(name, self.embedded("train").z if z is None else z, self.config["tabicl.n_estimators"])
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What identifies the run in results.json."""
+        if self.context_sets:
+            names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
+            return {name: self.about[name] for name in names}
+        return {
+            "dataset": self.data.name,
+            "backbone": self.backbone.name,
+            "backbone_weights": self.backbone.fingerprint,
+            "tabicl_checkpoint": self.checkpoint.name,
+        }
+
+    def probe_setting(self, protocol: Protocol | None = None, seed: int = 0) -> ProbeSetting:
+        """What probes are made from; ``protocol`` in place of the subject's own."""
+        return ProbeSetting(
+            protocol=protocol or self.protocol,
+            model_path=self.checkpoint,
+            device=self.device,
+            backbone=self.backbone,
+            crop_size=self.crop_size,
+            image_size=self.image_size,
+            augmentation=self.augmentation,
+            seed=seed,
+        )
+
+    def embedded(self, split: str) -> Embedded:
+        """Clean embeddings of a split, from disk if they were computed before."""
+        if split not in self._embedded:
+            self._embedded[split] = embed(self.backbone, self.data, split, self.crop_size)
+        return self._embedded[split]
+
+    def scorer(self, command: str, results: Results, ipc: int | None = None, backbone: str | None = None) -> Scorer:
+        """What puts a command's rows about this subject into ``results``; ``backbone`` if it is not the subject's."""
+        return Scorer(
+            results=results,
+            folder=self.output,
+            command=command,
+            seed=self.seed,
+            ipc=ipc or self.ipc,
+            run=self.identity,
+            backbone=backbone or self.backbone.name,
+            made_by=self.made_by,
+        )
+
+    def images(self, indices: Tensor) -> Tensor:
+        """Training images as squares of `image_size`, (n, 3, S, S), uint8."""
+        squares = SquareImages(self.data.splits["train"], self.image_size)
+        return torch.stack([squares[int(index)] for index in indices])
+
+
+def embed(backbone: FrozenBackbone, data: ImageDataModule, split: str, crop_size: int) -> Embedded:
+    """Clean embeddings of a split with some backbone."""
+    images = data.splits[split]
+    z = embed_views(backbone, images, crop_size, num_workers=data.num_workers, what=f"{split} images")
+    return Embedded(z[0], torch.from_numpy(images.labels))

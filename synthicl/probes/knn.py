@@ -1,0 +1,36 @@
+"""``knn``: the label that most of the nearest context rows have, by Euclidean distance."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from synthicl.probes.probe import Probe
+
+MOST_NEIGHBOURS = 5  # scikit-learn's default, fixed in advance
+
+
+class KNNProbe(Probe):
+    """scikit-learn's k-nearest neighbours behind the `Probe` interface.
+
+    k is 5, or the number of rows of the smallest class if that is less: more neighbours than a class has rows would
+    outvote it, and one row per class is 1-NN.
+    """
+
+    name = "knn"
+
+    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
+        """Fit; see `Probe`."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        _, counts = y.unique(return_counts=True)
+        neighbours = min(MOST_NEIGHBOURS, int(counts.min()))
+        self.classifier = KNeighborsClassifier(neighbours).fit(z.numpy(), y.numpy())
+
+    def predict_proba(self, z: Tensor) -> np.ndarray:
+        """Share of each class among the neighbours; see `Probe`."""
+        probabilities: np.ndarray = self.classifier.predict_proba(z.numpy())
+        return probabilities
+
+
+REGISTERED = {"knn": lambda setting: KNNProbe()}

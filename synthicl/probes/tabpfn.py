@@ -1,0 +1,80 @@
+"""``tabpfn``: TabPFN with the context set as its context: whether a context made for TabICL serves another learner.
+
+N. Hollmann et al., "Accurate predictions on small data with a tabular foundation model", Nature 637, 2025. The package
+is not among the project's dependencies (``pip install tabpfn``), and its weights, which come under licences of their
+own, are not downloaded: ``$SYNTHICL_TABPFN_MODEL`` names a checkpoint of its classifier.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthicl.errors import UserError
+from synthicl.in_context.protocol import Protocol
+from synthicl.probes.probe import Probe, ProbeSetting
+
+VARIABLE = "SYNTHICL_TABPFN_MODEL"
+QUERY_CHUNK = 4096  # queries handed to TabPFN at once
+
+
+class TabPFNProbe(Probe):
+    """``TabPFNClassifier`` behind the `Probe` interface, with the columns and the ensemble size of TabICL's protocol.
+
+    Args:
+        protocol: what happens to an embedding before TabPFN's own preprocessing.
+        device: where it runs.
+        seed: of the ensemble.
+
+    Raises:
+        UserError: the package or its checkpoint is missing.
+    """
+
+    name = "tabpfn"
+    protocol: Protocol
+
+    def __init__(self, protocol: Protocol, device: torch.device | str = "cpu", seed: int = 0) -> None:
+        os.environ.setdefault("TABPFN_DISABLE_TELEMETRY", "1")  # before the import: it reports usage otherwise
+        try:
+            import tabpfn  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise UserError(
+                "--probes=tabpfn: the package tabpfn is not installed. Install it with: pip install tabpfn"
+            ) from error
+        path = os.environ.get(VARIABLE, "")
+        if not Path(path).is_file():  # TabPFN would download to a path where nothing lies
+            raise UserError(
+                f"--probes=tabpfn: {VARIABLE}={path}: not a file. Set it to the path of a TabPFN classifier checkpoint."
+            )
+        self.protocol = protocol
+        self.classifier = tabpfn.TabPFNClassifier(
+            n_estimators=protocol.n_estimators, model_path=path, device=str(device), random_state=seed
+        )
+
+    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
+        """Fit; see `Probe`.
+
+        Raises:
+            UserError: TabPFN refuses the context, for example because of its limits on classes and rows.
+        """
+        try:
+            self.classifier.fit(self.protocol(z).numpy(), y.numpy())
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"--probes=tabpfn: {' '.join(str(error).split())}") from error
+
+    def predict_proba(self, z: Tensor) -> np.ndarray:
+        """Class probabilities; see `Probe`."""
+        parts = self.protocol(z).split(QUERY_CHUNK)
+        return np.concatenate([self.classifier.predict_proba(part.numpy()) for part in parts])
+
+
+def make(setting: ProbeSetting) -> TabPFNProbe:
+    """Make the probe; see `TabPFNProbe`."""
+    return TabPFNProbe(setting.protocol, setting.device, setting.seed)
+
+
+OPTIONAL = {"tabpfn": make}
