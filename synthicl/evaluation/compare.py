@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from synthicl import probes as probe_package
 from synthicl import selection
+from synthicl.assets import obtain
 from synthicl.errors import UserError
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import Context
 from synthicl.evaluation.subject import Subject
+from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import Probe
+from synthicl.probes.tabicl import TabICLProbe
 from synthicl.registry import registered
 from synthicl.selection.nearest_neighbours import nearest_neighbours
 
@@ -24,6 +27,7 @@ def compare(
     contexts: Sequence[str] | None = None,
     probes: Sequence[str] | None = None,
     protocols: Sequence[str] = (),
+    checkpoints: Sequence[str] = (),
     random_draws: int | None = None,
     ipc: int | None = None,
 ) -> None:
@@ -36,6 +40,7 @@ def compare(
             synthetic ones); None for every one. Synthetic contexts always take part.
         probes: which classifiers; None for every one but linear_reference, which trains for a thousand epochs.
         protocols: protocols of TabICL to stand beside the context set's own, for example raw,pca16.
+        checkpoints: TabICL checkpoints to stand beside the subject's own, for example mini_1, which no objective saw.
         random_draws: how many contexts are drawn at random; None for as many as the run's table had.
         ipc: images per class of real contexts; None for the context set's own.
     """
@@ -43,7 +48,7 @@ def compare(
     draws = random_draws or int(subject.config["random_draws"])
     chosen = [*real_contexts(subject, ipc, draws, contexts), *synthetic_contexts(subject)]
     queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
-    fitted = make_probes(subject, probes, protocols)
+    fitted = make_probes(subject, probes, protocols, checkpoints)
     scorer = subject.scorer("compare", results, ipc=ipc)
     scorer.score(((context, probe) for probe in fitted for context in jobs_of(probe, chosen)), queries)
 
@@ -81,8 +86,10 @@ def synthetic_contexts(subject: Subject) -> Iterable[Context]:
         yield Context("synthetic", 0, checkpoint, found.embeddings, found.labels, read, targets=found.targets)
 
 
-def make_probes(subject: Subject, names: Sequence[str] | None, protocols: Sequence[str] = ()) -> list[Probe]:
-    """The probes called ``names``; TabICL first, once for each protocol."""
+def make_probes(
+    subject: Subject, names: Sequence[str] | None, protocols: Sequence[str] = (), checkpoints: Sequence[str] = ()
+) -> list[Probe]:
+    """The probes called ``names``; TabICL first, once for each protocol and each checkpoint."""
     if names is None:
         names = [name for name in registered(probe_package) if name != "linear_reference"]
     made = []
@@ -91,6 +98,9 @@ def make_probes(subject: Subject, names: Sequence[str] | None, protocols: Sequen
         made.append(make(subject.probe_setting()))
         for protocol in protocols if name == "tabicl" else ():
             made.append(make(subject.probe_setting(subject.fit_protocol(protocol))))
+        for checkpoint in checkpoints if name == "tabicl" else ():
+            path = obtain(checkpoint_asset(checkpoint))
+            made.append(TabICLProbe(subject.protocol, path, subject.device, name=f"tabicl {checkpoint}"))
     return made
 
 

@@ -28,18 +28,24 @@ class TabICLProbe(Probe):
         model_path: a checkpoint in tabicl's format; it is loaded with ``weights_only``.
         device: where it runs.
         random_state: seed of the ensemble's shuffles.
+        name: its word in results.json, where several stand side by side.
 
     Raises:
         UserError: the file is no TabICL checkpoint.
     """
 
-    name = "tabicl"
     protocol: Protocol
 
     def __init__(
-        self, protocol: Protocol, model_path: Path, device: torch.device | str = "cpu", random_state: int = 42
+        self,
+        protocol: Protocol,
+        model_path: Path,
+        device: torch.device | str = "cpu",
+        random_state: int = 42,
+        name: str = "tabicl",
     ) -> None:
         check_checkpoint(model_path)
+        self.name = name
         self.protocol = protocol
         self.model_path = model_path
         self.device = device

@@ -13,7 +13,7 @@ from synthicl.evaluation.protocol_choice import choose_protocol, fewest_columns_
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import Context, Scorer, score
 from synthicl.evaluation.subject import Subject
-from synthicl.in_context.checkpoint import MINI
+from synthicl.in_context.checkpoint import BUNDLED, MINI
 from synthicl.in_context.protocol import fit_protocol
 from synthicl.preflight import subject_config
 from synthicl.probes.linear import LinearProbe
@@ -155,6 +155,9 @@ def test_probes_are_all_but_the_one_that_trains_for_long(digits):
     assert set(names) == set(registered(probe_package)) - {"linear_reference"}
     protocols = [probe.protocol.name for probe in make_probes(digits, ["linear", "tabicl"], ["raw", "pca2"])[:3]]
     assert protocols == ["rotated4", "raw", "pca2"]
+    own, other = make_probes(digits, ["tabicl"], checkpoints=["mini_1"])
+    assert (own.name, other.name) == ("tabicl", "tabicl mini_1")
+    assert (own.model_path, other.model_path) == (BUNDLED["mini"], BUNDLED["mini_1"])
 
 
 def test_compare_a_dataset_alone(digits):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from tabicl._model.tabicl import TabICL
 
 from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import BUNDLED
@@ -162,3 +163,18 @@ def test_the_number_of_rows_varies_and_is_the_same_for_every_class():
 def test_message_for_none_at_all(flag):
     with pytest.raises(UserError, match=rf"init_args\.{flag}=0: must be at least 1"):
         InContext(**{flag: 0})
+
+
+def test_a_tabicl_of_full_size_runs(tmp_path):
+    """The layout of v2, 28 M parameters, with random weights: the real ones differ in their numbers alone."""
+    torch.manual_seed(0)
+    config = {"row_rope_interleaved": False, "zero_init": False}
+    model = TabICL(**config)
+    assert 27e6 < sum(parameter.numel() for parameter in model.parameters()) < 29e6
+    torch.save({"config": config, "state_dict": model.state_dict()}, tmp_path / "v2.ckpt")
+    real, synthetic = clusters(30), clusters(1, seed=3)
+    z = synthetic.z.clone().requires_grad_()
+    objective = prepared(real, checkpoints=[str(tmp_path / "v2.ckpt")], queries=8, recompute=True)
+    objective(LabelledEmbeddings(z, synthetic.y), real, C, generator()).backward()
+    assert torch.isfinite(z.grad).all()
+    assert (z.grad.norm(dim=1) > 0).all()

@@ -1,0 +1,184 @@
+"""Distil with several objectives, numbers of images and seeds, and put what they reached into one page.
+
+    python benchmarks/objectives.py                                       # the objectives on digits, five seeds
+    python benchmarks/objectives.py --ipc 2 5 10 --seeds 3 --page docs/objectives-digits-ipc.md
+    python benchmarks/objectives.py --objectives lgm lgm_reference        # the public code's settings (slow)
+    python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
+
+Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, protocol and
+TabICL are the same. Runs and scores that are there already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from synthicl.cli import train
+from synthicl.evaluation.commands import evaluate
+from synthicl.evaluation.intervals import holm, mean_accuracy, paired_difference
+from synthicl.evaluation.results import Results, Row
+from synthicl.files import write_whole
+from synthicl.report.publish import render
+from synthicl.report.style import CYCLE, new_figure
+from synthicl.report.table import Table, markdown, percent_interval
+
+REAL = ("random", "centroid", "herding", "class_mean", "all")
+JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in the loop
+
+
+def distil(options: argparse.Namespace, flags: list[str], objective: str, ipc: int, seed: int) -> Path:
+    """Make a run, unless it is there; its wall-clock seconds are kept beside it."""
+    folder = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
+    found = list(folder.glob("*/version_0/context.safetensors"))
+    if found:
+        return found[0].parent
+    start = time.perf_counter()
+    code = train(
+        [
+            *("fit", *flags, f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"),
+            *(f"--output_dir={folder}", "--random_draws=1"),
+        ]
+    )
+    if code:
+        sys.exit(code)
+    seconds = time.perf_counter() - start
+    run = next(folder.glob("*/version_0"))
+    (run / "seconds.json").write_text(json.dumps({"seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
+    return run
+
+
+def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) -> Results:
+    """Score a run's context sets, or with ``real`` the real contexts of equal size."""
+    probes = ["tabicl", "linear", "ridge", "knn", *(["linear_reference"] if ipc == 1 and not real else [])]
+    settings = {"contexts": REAL if real else (), "probes": probes, "checkpoints": [JUDGE]}
+    if real:
+        settings |= {"ipc": ipc, "random_draws": options.random_draws}
+    output = options.output_dir / options.name / f"real_{ipc}" if real else None
+    return evaluate("compare", run, {}, settings, output)
+
+
+def cell(results: Results, rows: list[Row]) -> str:
+    """Accuracy with its interval over queries and draws or seeds."""
+    return percent_interval(mean_accuracy(results.correct(rows))) if rows else ""
+
+
+def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
+    """Accuracies of all contexts with all probes, and the paired differences between objectives that were named."""
+    test = results.select(split="test", ipc=ipc)
+    probes = sorted({(row.probe, row.protocol) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
+    names = [*(name for name in REAL if name != "all"), *objectives, "all"]
+    body = []
+    for name in names:
+        rows = [row for row in test if row.context == name]
+        count = len({(row.seed, row.draw) for row in rows})
+        each = [[row for row in rows if (row.probe, row.protocol) == probe] for probe in probes]
+        body.append(
+            [f"{name} ({count})" if count > 1 else name, str(rows[0].n_context), *(cell(results, r) for r in each)]
+        )
+    queries = test[0].n_query
+    header = ["context", "rows", *(f"{probe} ({protocol})" if protocol else probe for probe, protocol in probes)]
+    accuracy = Table(f"Accuracy on test in %, {ipc} per class, {queries} queries, 95 % intervals", header, body)
+
+    pairs = [(name, other) for name in objectives if name != "lgm" for other in ("lgm", "class_mean", "all")]
+    pairs = [(name, other) for name, other in pairs if other in {row.context for row in test}]
+    correct = {
+        name: results.correct([row for row in test if row.context == name and row.probe == "tabicl"]) for name in names
+    }
+    comparisons = [paired_difference(correct[name], correct[other]) for name, other in pairs]
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    body = [
+        [f"{name} - {other}", percent_interval(comparison.difference, "+"), f"{p:.3f}" if p >= 0.001 else "< 0.001"]
+        for (name, other), comparison, p in zip(pairs, comparisons, adjusted, strict=True)
+    ]
+    header = ["difference", "points [95 % interval]", "p (Holm)"]
+    return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired on the queries", header, body)]
+
+
+def curve(run: Path) -> tuple[list[float], list[float]]:
+    """Seconds since the first step, and TabICL's accuracy on val in %."""
+    events = EventAccumulator(str(run)).Reload()
+    start = events.Scalars("train/loss")[0].wall_time
+    found = events.Scalars("val/tabicl_accuracy")
+    return [event.wall_time - start for event in found], [100 * event.value for event in found]
+
+
+def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int, threads: int) -> None:
+    """Accuracy on val against time, every seed a line."""
+    figure, axes = new_figure()
+    for color, (objective, folders) in zip(CYCLE, runs.items(), strict=False):
+        for number, run in enumerate(folders):
+            label = f"{objective}, {len(folders)} seeds" if number == 0 else None
+            axes.plot(*curve(run), color=color, alpha=0.7, lw=1.2, marker=".", label=label)
+    for style, name in (("--", "all"), (":", "class_mean")):
+        row = results.select(split="val", context=name, probe="tabicl", ipc=ipc)[0]
+        axes.axhline(100 * row.accuracy, color="black", lw=1, ls=style, label=f"{name}, {row.n_context} rows")
+    axes.set_xlabel(f"seconds since the first step, validations included ({threads} CPU thread)")
+    axes.set_ylabel(f"TabICL's accuracy on val in %, {row.n_query} queries")
+    axes.set_title(f"{ipc} image(s) per class", fontsize=10, loc="left")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    write_whole(path, lambda target: target.write_bytes(render(figure, "png")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="digits", help="of the dataset, for folders and titles")
+    parser.add_argument("--objectives", nargs="+", default=["lgm", "trajectory", "ridge", "in_context"])
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--random_draws", type=int, default=20)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("--page", type=Path, default=Path("docs/objectives-digits.md"))
+    options, flags = parser.parse_known_args()
+    flags = flags or ["-c", "configs/data/digits.yaml"]
+
+    together, parts, seconds = Results(), [], []
+    for ipc in options.ipc:
+        runs: dict[str, list[Path]] = {}
+        for objective in options.objectives:
+            runs[objective] = [distil(options, flags, objective, ipc, seed) for seed in range(options.seeds)]
+            for run in runs[objective]:
+                add(together, score(run, options, ipc, real=False), {"synthetic": objective}, "last")
+            times = [json.loads((run / "seconds.json").read_text())["seconds"] for run in runs[objective]]
+            seconds.append([objective, str(ipc), f"{min(times):.0f} to {max(times):.0f}"])
+        first = next(iter(runs.values()))[0]
+        add(together, score(first, options, ipc, real=True), {name: name for name in REAL}, "")
+        picture = options.page.parent / "images" / f"{options.page.stem}-{ipc}.png"
+        threads = json.loads((first / "seconds.json").read_text())["threads"]
+        plot(runs, together, picture, ipc, threads)
+        parts += [f"### {table.title}\n\n{markdown(table)}" for table in tables(together, options.objectives, ipc)]
+        parts.append(f"![accuracy on val against time](images/{picture.name})")
+    parts.append(
+        "### Seconds of a run, imports left out\n\n" + markdown(Table("", ["objective", "per class", "s"], seconds))
+    )
+    command = shlex.join(["python", "benchmarks/objectives.py", *sys.argv[1:]])
+    about = (
+        f"Written by `{command}`: {options.seeds} seeds of the optimisation, one backbone, one split. In brackets "
+        f"after a context: how many seeds or draws. `tabicl {JUDGE}` is a TabICL of another pre-training seed, which "
+        "was never in the loop."
+    )
+    options.page.write_text(
+        f"# Objectives on {options.name}\n\n{about}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"
+    )
+    print(f"{options.page} written.")
+
+
+def add(together: Results, found: Results, names: dict[str, str], checkpoint: str) -> None:
+    """Put the rows of some contexts together with others, under new names."""
+    for row in found.of("compare").rows.values():
+        if row.context in names and row.checkpoint == checkpoint:
+            renamed = replace(row, context=names[row.context], checkpoint="")
+            together.add(renamed, found.predictions[row.key], found.labels[row.split])
+
+
+if __name__ == "__main__":
+    main()
