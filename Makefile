@@ -7,6 +7,7 @@ PYTHON ?= python3
 DATASET ?= digits
 ARGS ?=
 CKPT ?=
+COMMAND ?= compare
 RUN ?= outputs/$(DATASET)/latest
 PY := .venv/bin/python
 # glibc gives freed memory back after every step and faults it in again: a fifth of a CPU step, measured in pre-training.
@@ -28,8 +29,8 @@ else
 	@$(PY) train.py fit --ckpt_path=$(CKPT) $(if $(filter command line,$(origin DATASET)),-c configs/data/$(DATASET).yaml) $(ARGS)
 endif
 
-evaluate: .venv/ready ## Score the finished run RUN (default: the newest of DATASET) again and print its table
-	@$(PY) evaluate.py compare $(RUN) $(ARGS)
+evaluate: .venv/ready ## Evaluate the run RUN (default: the newest of DATASET) with COMMAND (default: compare)
+	@$(PY) evaluate.py $(COMMAND) $(RUN) $(ARGS)
 
 tensorboard: .venv/ready ## Show all runs in TensorBoard
 	@.venv/bin/tensorboard --logdir outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 from argparse import ArgumentError
@@ -57,6 +58,8 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return _say("Interrupted.", 130)
     except Exception as error:
+        if "torch.distributed" in type(error).__module__ or re.search("gloo|NCCL", str(error)):
+            return _say("error: another process of this run was lost. A run goes on with CKPT=PATH, on any devices.", 1)
         # Lightning's word for settings that do not fit together; the class cannot be imported before torch.
         if type(error).__name__ != "MisconfigurationException":
             raise

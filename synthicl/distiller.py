@@ -266,7 +266,7 @@ class Distiller(L.LightningModule):
             embed,
             rows=len(leaf) * self.views,
             chunk_size=self.chunk_size,
-            gather=lambda z: gather_rows(z, self.num_images),
+            gather=lambda z: gather_rows(z, self.num_images, self.views),
             first_row=self.mine.start * self.views,
             loss_of=loss_of,
             backward=self.manual_backward,

@@ -6,10 +6,15 @@ rank back-propagates its own slice (see ``chunking.py``).
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+
+# Ranks wait for rank 0 while it scores; scoring takes seconds to minutes.
+TIMEOUT = timedelta(minutes=15)
 
 
 def world() -> tuple[int, int]:
@@ -24,36 +29,37 @@ def owned(total: int, rank: int, ranks: int) -> range:
     return range(total * rank // ranks, total * (rank + 1) // ranks)
 
 
-def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Put the blocks of all ranks together.
+def gather_rows(rows: Tensor, total: int, per_item: int = 1) -> Tensor:
+    """Put the blocks of all ranks together; nothing waits for the device.
 
     Args:
-        rows: this rank's block, (n_rank, *), where the ranks' blocks are `owned` of ``total`` or a multiple of it.
-        total: number of owned items; a rank that owns k items brings the same multiple of k rows.
+        rows: this rank's block, (n_rank, *): ``per_item`` rows for each item that it owns, see `owned`.
+        total: number of owned items on all ranks.
+        per_item: rows of each item.
 
     Returns:
-        (n, *), the same on every rank.
+        (total * per_item, *), the same on every rank.
     """
-    rank, ranks = world()
+    _, ranks = world()
     if ranks == 1:
         return rows
-    counts = [len(owned(total, r, ranks)) for r in range(ranks)]
-    multiple = torch.tensor([len(rows) // counts[rank] if counts[rank] else 0], device=rows.device)
-    dist.all_reduce(multiple, dist.ReduceOp.MAX)  # a rank that owns nothing cannot know it
-    per_item = int(multiple)
-    padded = rows.new_zeros(max(counts) * per_item, *rows.shape[1:])
+    counts = [len(owned(total, rank, ranks)) * per_item for rank in range(ranks)]
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     blocks = [torch.empty_like(padded) for _ in range(ranks)]
     dist.all_gather(blocks, padded)
-    return torch.cat([block[: count * per_item] for block, count in zip(blocks, counts, strict=True)])
+    return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
 
 class ImageParallelStrategy(DDPStrategy):
     """DDP's launchers and process group without its wrapper.
 
     Every rank owns other images, so there are no replicas to keep equal: parameters are not broadcast and gradients
-    are not averaged.
+    are not averaged. A rank that hears nothing of another for `TIMEOUT` gives up.
     """
+
+    def __init__(self) -> None:
+        super().__init__(timeout=TIMEOUT)
 
     def configure_ddp(self) -> None:
         """Leave the module as it is."""

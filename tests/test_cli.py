@@ -200,6 +200,12 @@ def spawn(*args: str, **settings) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **settings)
 
 
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("flags", [["--model.objective=lgm"], ["--model.objective=ridge", "--model.soft_labels=true"]])
 def test_several_processes_equal_one(flags, tmp_path):
     """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
@@ -225,6 +231,25 @@ def test_several_processes_equal_one(flags, tmp_path):
         torch.testing.assert_close(other["exp_avg"], moment["exp_avg"], rtol=1e-6, atol=1e-12)
 
 
+def test_a_lost_process_ends_the_run_and_its_checkpoint_goes_on_with_another_number(tmp_path):
+    process = spawn(
+        *(*DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.devices=2", "--trainer.max_steps=5000"),
+        stdout=subprocess.DEVNULL,
+    )
+    checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
+    wait_for(checkpoint, process)
+    (other,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+    os.kill(other, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: another process of this run was lost. A run goes on with CKPT=PATH, on any devices." in err
+    assert "Traceback" not in err
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", f"--trainer.max_steps={step + 4}", "--trainer.devices=1")
+    assert code == 0, err
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == step + 4
+
+
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "Interrupted."), (signal.SIGTERM, 143, "Terminated.")]
 )
@@ -233,9 +258,7 @@ def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path):
         *DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.max_steps=100000", stdout=subprocess.DEVNULL
     )
     checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
+    wait_for(checkpoint, process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err

@@ -1,4 +1,4 @@
-"""From results to what people look at: tables to the terminal, figures, the card, and one HTML file."""
+"""From results to what people look at: tables to the terminal, figures, the card, and a report in one HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from synthicl.files import write_whole
 from synthicl.registry import registered
 from synthicl.report.card import card
 from synthicl.report.section import Section
-from synthicl.report.table import Table, print_tables
+from synthicl.report.table import Table, markdown, print_tables
 
 
 class Shown(NamedTuple):
@@ -31,7 +31,7 @@ class Shown(NamedTuple):
 
 
 def publish(subject: Subject, results: Results, command: str) -> None:
-    """Print what a command found, and write figures, ``report.html`` and the cards anew from all results.
+    """Print what a command found, and write figures, the report and the cards anew from all results.
 
     Args:
         subject: what was evaluated; the files go to its `Subject.output`.
@@ -57,12 +57,14 @@ def publish(subject: Subject, results: Results, command: str) -> None:
         shown.append(Shown(sections[name].title, sections[name].tables(part), pictures, commands))
     page = report_page(subject.folder, results, shown)
     write_whole(folder / "report.html", lambda target: target.write_text(page, encoding="utf-8"))
+    text = report_text(shown)
+    write_whole(folder / "report.md", lambda target: target.write_text(text, encoding="utf-8"))
     if "compare" in present:
         for checkpoint, context_set in subject.context_sets.items():
             text = card(context_set, results.of("compare"))
             path = subject.folder / (BEST if checkpoint == BEST else "") / "README.md"
             write_whole(path, lambda target, text=text: target.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-    print(f"Tables, figures and report.html: {folder}", flush=True)
+    print(f"Tables, figures, report.html and report.md: {folder}", flush=True)
 
 
 def render(figure: Figure, suffix: str) -> bytes:
@@ -75,6 +77,18 @@ def render(figure: Figure, suffix: str) -> bytes:
 def data_address(content: bytes, kind: str) -> str:
     """Bytes as an address that needs no network and no second file."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def report_text(sections: list[Shown]) -> str:
+    """The report in Markdown: tables, the commands that made them, and figures from the folder beside it."""
+    parts = []
+    for section in sections:
+        parts.append(f"## {section.title}")
+        if section.commands:
+            parts.append("```\n" + "\n".join(section.commands) + "\n```")
+        parts += [f"**{table.title}**\n\n{markdown(table)}" for table in section.tables]
+        parts += [f"![{name}](figures/{name}.png)" for name in section.figures]
+    return "\n\n".join(parts) + "\n"
 
 
 def report_page(folder: Path, results: Results, sections: list[Shown]) -> str:
