@@ -99,7 +99,7 @@ def make_probes(
         for protocol in protocols if name == "tabicl" else ():
             made.append(make(subject.probe_setting(subject.fit_protocol(protocol))))
         for checkpoint in checkpoints if name == "tabicl" else ():
-            path = obtain(checkpoint_asset(checkpoint))
+            path = obtain(checkpoint_asset(checkpoint, flags=("--checkpoints", "--checkpoints")))
             made.append(TabICLProbe(subject.protocol, path, subject.device, name=f"tabicl {checkpoint}"))
     return made
 

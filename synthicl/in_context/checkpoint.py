@@ -24,24 +24,29 @@ VERSIONS = {
 }
 
 
-def checkpoint_asset(checkpoint: str, model_path: str | Path | None = None) -> Asset:
+def checkpoint_asset(
+    checkpoint: str,
+    model_path: str | Path | None = None,
+    flags: tuple[str, str] = ("--tabicl.checkpoint", "--tabicl.model_path"),
+) -> Asset:
     """Where a TabICL checkpoint is looked for.
 
     Args:
         checkpoint: ``mini`` or ``mini_1`` (bundled), ``v2``, ``v1.1`` or ``v1``, or a local file ``*.ckpt``.
         model_path: a local file that takes its place.
+        flags: what messages name: where a checkpoint is chosen, and where a file is supplied.
 
     Raises:
         UserError: unknown checkpoint.
     """
-    flag = "--tabicl.model_path"
+    choice, flag = flags
     if model_path is not None or checkpoint.endswith(".ckpt"):
         return Asset("TabICL checkpoint", flag, (Path(model_path or checkpoint),))
     if checkpoint in BUNDLED:
         return Asset(f"bundled TabICL checkpoint {checkpoint}", flag, (BUNDLED[checkpoint],))
     if checkpoint not in VERSIONS:
         known = ", ".join([*BUNDLED, *VERSIONS])
-        raise UserError(f"--tabicl.checkpoint={checkpoint}: unknown. Choose one of: {known}; or name a *.ckpt file.")
+        raise UserError(f"{choice}={checkpoint}: unknown. Choose one of: {known}; or name a *.ckpt file.")
     name = VERSIONS[checkpoint]
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{HUB.replace('/', '--')}"

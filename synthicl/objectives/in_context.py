@@ -23,6 +23,8 @@ from synthicl.in_context.differentiable import DifferentiableTabICL, Member, ran
 from synthicl.in_context.protocol import Protocol as FittedProtocol
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
 
+FLAG = "--model.objective.init_args.checkpoints"
+
 
 class Deployed(Protocol):
     """The TabICL that scores the images: its protocol and checkpoint are those to be in the loop."""
@@ -57,7 +59,7 @@ class InContext(Objective):
         self.queries = queries
         self.members = members
         self.recompute = recompute
-        self._model_paths = [obtain(checkpoint_asset(name)) for name in checkpoints or []]
+        self._model_paths = [obtain(checkpoint_asset(name, flags=(FLAG, FLAG))) for name in checkpoints or []]
 
     def deploy(self, deployed: Deployed) -> None:
         """Say which TabICL scores the images; its protocol is read in `prepare`."""

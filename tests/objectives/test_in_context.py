@@ -178,3 +178,10 @@ def test_a_tabicl_of_full_size_runs(tmp_path):
     objective(LabelledEmbeddings(z, synthetic.y), real, C, generator()).backward()
     assert torch.isfinite(z.grad).all()
     assert (z.grad.norm(dim=1) > 0).all()
+
+
+def test_messages_for_checkpoints_that_are_unknown_or_missing():
+    with pytest.raises(UserError, match=r"^--model\.objective\.init_args\.checkpoints=mini_9: unknown\."):
+        InContext(checkpoints=["mini_9"])
+    with pytest.raises(UserError, match=r"gone\.ckpt\)\. Supply it with --model\.objective\.init_args"):
+        InContext(checkpoints=["gone.ckpt"])
