@@ -11,15 +11,26 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from synthicl.evaluation.boundary import boundary
 from synthicl.evaluation.compare import compare
+from synthicl.evaluation.few_shot import few_shot
+from synthicl.evaluation.icl_vs_gd import icl_vs_gd
 from synthicl.evaluation.predict import predict
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scaling import scaling
 from synthicl.evaluation.subject import Subject
+from synthicl.evaluation.transfer import transfer
 from synthicl.preflight import ELSEWHERE, FOR_DATASETS, subject_config
 from synthicl.report.publish import publish
 
-COMMANDS: dict[str, Callable[..., None]] = {"compare": compare, "scaling": scaling}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compare": compare,
+    "scaling": scaling,
+    "few-shot": few_shot,
+    "transfer": transfer,
+    "boundary": boundary,
+    "icl-vs-gd": icl_vs_gd,
+}
 """Commands by name: functions of a subject, the results they add to, and their own settings."""
 
 

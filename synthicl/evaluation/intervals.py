@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student
 
 RESAMPLES = 10_000
+CHUNK = 500  # resamples at once
 
 
 class Interval(NamedTuple):
@@ -34,15 +36,25 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
 def bootstrap_means(correct: np.ndarray, seed: int = 0) -> np.ndarray:
     """Bootstrap distribution of the mean accuracy, (RESAMPLES,): queries and draws are resampled independently.
 
+    D draws resampled have only (D - 1) / D of their variance, and few draws need Student's t rather than the normal
+    distribution (T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015,
+    section 3.3): what resampling draws changes is stretched by sqrt(D / (D - 1)) t / z, with the quantiles of 97.5 %.
+
     Args:
         correct: (draws, q), bool. With one draw only queries are resampled.
         seed: of the resampling of queries; the same seed and q resample the same queries, which pairs two contexts.
     """
-    random = np.random.default_rng(seed)
     draws, queries = correct.shape
-    query_weight = random.multinomial(queries, np.full(queries, 1 / queries), RESAMPLES) / queries
-    per_draw = query_weight @ correct.T.astype(float)  # (RESAMPLES, draws)
+    random = np.random.default_rng(seed)
+    share = np.full(queries, 1 / queries)
+    # All at once would take RESAMPLES * q numbers.
+    parts = [min(CHUNK, RESAMPLES - done) for done in range(0, RESAMPLES, CHUNK)]
+    resampled = (random.multinomial(queries, share, part) / queries for part in parts)
+    per_draw = np.concatenate([weight @ correct.T.astype(float) for weight in resampled])  # (RESAMPLES, draws)
     draw_weight = random.multinomial(draws, np.full(draws, 1 / draws), RESAMPLES) / draws
+    if draws > 1:
+        stretch = (draws / (draws - 1)) ** 0.5 * student.ppf(0.975, draws - 1) / norm.ppf(0.975)
+        draw_weight = 1 / draws + (draw_weight - 1 / draws) * stretch
     means: np.ndarray = (per_draw * draw_weight).sum(1)
     return means
 
@@ -51,7 +63,7 @@ def mean_accuracy(correct: np.ndarray) -> Interval:
     """Accuracy of a context: Wilson for one draw, bootstrap over queries and draws (draws, q) for several."""
     if len(correct) == 1:
         return wilson(int(correct.sum()), correct.shape[1])
-    low, high = np.percentile(bootstrap_means(correct), [2.5, 97.5])
+    low, high = np.percentile(bootstrap_means(correct), [2.5, 97.5]).clip(0, 1)
     return Interval(float(correct.mean()), float(low), float(high))
 
 

@@ -41,7 +41,7 @@ class Row:
         n_query: queries.
         fit_seconds: wall-clock time of fitting.
         predict_seconds: wall-clock time of predicting all queries.
-        statistics: what the protocol was fitted on, ``context`` or ``train``.
+        statistics: what the protocol was fitted on: ``context``, ``train``, or in ``scaling`` the ``share`` of it.
         backbone: whose embeddings these are.
         measures: whatever else a command measures, by name.
         run: what identifies the run: dataset, backbone, objective, TabICL checkpoint.

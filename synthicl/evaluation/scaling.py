@@ -46,7 +46,7 @@ def scaling(
         samplings: how a share is drawn: stratified (of each class, one row at least) or shuffled (of all rows, so that
             a small share may lack a class).
         seeds: how often each share is drawn.
-        max_rows: larger shares are cut to about so many rows, as TabICL's cost grows with their square; None for no cut.
+        max_rows: larger shares are cut to about so many rows, as TabICL's cost grows with their square; None for all.
 
     Raises:
         UserError: a setting is out of range.
@@ -118,7 +118,7 @@ class ShareProtocol(Protocol):
     """A protocol that was fitted on the rows of its context, which is what its rows in results.json say."""
 
     @property
-    def statistics(self) -> Literal["share"]:  # type: ignore[override]
+    def statistics(self) -> Literal["share"]:
         """What it was fitted on."""
         return "share"
 
@@ -182,7 +182,8 @@ def fit_power_law(rows: np.ndarray, seconds: np.ndarray) -> PowerLaw | None:
     n, t = rows / np.exp(np.log(rows).mean()), seconds / seconds.min()  # parameters of order one
 
     def log_seconds(n: np.ndarray, a: float, log_b: float, p: float) -> np.ndarray:
-        return np.log(a + np.exp(log_b) * n**p)
+        values: np.ndarray = np.log(a + np.exp(log_b) * n**p)
+        return values
 
     start, bounds = (0.5, np.log(np.median(t)), 1.0), ([0, -np.inf, 0], np.inf)
     try:

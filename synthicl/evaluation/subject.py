@@ -136,7 +136,10 @@ class Subject:
 
     def fit_protocol(self, name: str, z: Tensor | None = None) -> Protocol:
         """A protocol by name, fitted on ``z`` (N, D), by default on all training embeddings."""
-        return fit_protocol(name, self.embedded("train").z if z is None else z, self.config["tabicl.n_estimators"])
+        members = self.config["tabicl.n_estimators"]
+        if self.context_sets:
+            members = self.context_sets["last"].protocol.n_estimators
+        return fit_protocol(name, self.embedded("train").z if z is None else z, members)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

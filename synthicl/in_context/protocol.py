@@ -44,7 +44,7 @@ class Protocol:
     projection: Tensor | None = None
 
     @property
-    def statistics(self) -> Literal["context", "train"]:
+    def statistics(self) -> Literal["context", "train", "share"]:
         """What it was fitted on."""
         return "context" if self.projection is None else "train"
 

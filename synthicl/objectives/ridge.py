@@ -34,7 +34,7 @@ class Ridge(Objective):
 
     uses_targets = True
 
-    def __init__(self, regularisation: float = 0.1, logit_scale: float = 8.0, learnt: bool = True) -> None:
+    def __init__(self, regularisation: float = 1.0, logit_scale: float = 8.0, learnt: bool = True) -> None:
         if regularisation <= 0 or logit_scale <= 0:
             raise UserError("--model.objective.init_args: regularisation and logit_scale must be greater than 0.")
         super().__init__()

@@ -149,7 +149,7 @@ def histogram(found: Evaluated) -> Figure:
     right = [round(queries * value) for name in found.rows for value in found.accuracies(name)]
     # Accuracies are multiples of 1/Q: every bin holds the same number of them. About 2 P^(1/3) bins (Rice's rule).
     step = math.ceil((max(right) - min(right) + 1) / (2 * found.episodes ** (1 / 3)))
-    edges = list(100 * (np.arange(min(right), max(right) + step + 1, step) - 0.5) / queries)
+    edges = list(100 * (np.arange(max(right), min(right) - step - 1, -step)[::-1] + 0.5) / queries)
     for color, name in zip(CYCLE, found.rows, strict=False):
         accuracies = found.accuracies(name)
         mean, low, high = (100 * value for value in interval(accuracies))

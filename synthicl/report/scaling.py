@@ -1,13 +1,15 @@
-"""What ``scaling`` found: accuracy and time against context rows, and how many real rows the synthetic ones are worth."""
+"""What ``scaling`` found: accuracy and time against context rows, and how many real rows synthetic ones are worth."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from synthicl.evaluation.intervals import Interval, bootstrap_means, mean_accuracy
 from synthicl.evaluation.results import Results, Row
@@ -95,8 +97,10 @@ def headline(synthetic: Row, found: Worth) -> str:
     if found.whole and found.rows.estimate >= found.most:
         real = f"at least all of the real rows ({found.most})"
     ratio = found.seconds / seconds([synthetic])
-    cost = f"1/{ratio:.1f} of the time" if ratio >= 1 else f"{1 / ratio:.1f} times the time"
-    return f"{synthetic.n_context} synthetic rows are worth {real} at {cost}"
+    cost = f"at 1/{ratio:.1f} of the time" if ratio >= 1 else f"at {1 / ratio:.1f} times the time"
+    if f"{max(ratio, 1 / ratio):.1f}" == "1.0":
+        cost = "in the same time"
+    return f"{synthetic.n_context} synthetic rows are worth {real} {cost}"
 
 
 def worth_table(results: Results) -> Table | None:
@@ -105,54 +109,45 @@ def worth_table(results: Results) -> Table | None:
     curve = reference_curve(results)
     if not synthetic or not curve:
         return None
+    found = [worth(results, row, curve) for row in synthetic]
     body = []
-    for row in synthetic:
-        found = worth(results, row, curve)
-        real, low, high = (number(value, found) for value in found.rows)
-        body.append(
-            [
-                "synthetic (best on val)" if row.checkpoint == "best_on_val" else "synthetic",
-                str(row.n_context),
-                percent_interval(mean_accuracy(results.correct([row]))),
-                f"{real} [{low}, {high}]",
-                f"{seconds([row]):.2f}",
-                f"{found.seconds:.2f}",
-            ]
-        )
-    header = [
-        "context",
-        "rows",
-        "accuracy on test in %",
-        "worth real rows [95 % interval]",
-        "seconds",
-        "of the real rows",
-    ]
-    return Table(headline(synthetic[0], worth(results, synthetic[0], curve)), header, body)
+    for row, each in zip(synthetic, found, strict=True):
+        real, low, high = (number(value, each) for value in each.rows)
+        name = "synthetic (best on val)" if row.checkpoint == "best_on_val" else "synthetic"
+        accuracy = percent_interval(mean_accuracy(results.correct([row])))
+        worth_of = f"{real} [{low}, {high}]"
+        body.append([name, str(row.n_context), accuracy, worth_of, f"{seconds([row]):.2f}", f"{each.seconds:.2f}"])
+    header = ["context", "rows", "accuracy on test in %", "worth real rows [95 % interval]", "seconds", "of real rows"]
+    return Table(headline(synthetic[0], found[0]), header, body)
 
 
 def share_table(results: Results) -> Table:
     """Every point of every curve."""
+    points = [
+        (sampling, rows)
+        for (sampling, _), curve in curves(results).items()
+        for _, rows in curve
+        if rows[0].context != "all"
+    ]
+    points += [("all", [row]) for row in results.select(split="test", context="all")]
     body = []
-    for (sampling, statistics), curve in curves(results).items():
-        for size, rows in curve:
-            body.append(
-                [
-                    f"{100 * rows[0].measures['share']:.3g} %",
-                    "all" if rows[0].context == "all" else sampling,
-                    f"{FITTED_ON[statistics]} ({rows[0].protocol})",
-                    str(size),
-                    f"{min(row.measures['classes'] for row in rows):.0f}",
-                    str(len(rows)),
-                    percent_interval(mean_accuracy(results.correct(rows))),
-                    f"{seconds(rows):.2f}",
-                ]
-            )
-    header = ["share", "drawn", "protocol fitted on", "rows", "classes", "draws", "accuracy in %", "seconds"]
+    for drawn, rows in points:
+        body.append(
+            [
+                f"{100 * rows[0].measures['share']:.3g} %",
+                drawn,
+                f"{FITTED_ON[rows[0].statistics]} ({rows[0].protocol})",
+                str(rows[0].n_context),
+                f"{min(row.measures['classes'] for row in rows):.0f}",
+                str(len(rows)),
+                percent_interval(mean_accuracy(results.correct(rows))),
+                f"{seconds(rows):.2f}",
+            ]
+        )
+    header = ["share", "drawn", "protocol fitted on", "rows", "classes (fewest)", "draws", "accuracy in %", "seconds"]
     queries = results.select(split="test")[0].n_query
-    title = (
-        f"TabICL with shares of the training rows on test, {queries} queries, 95 % intervals; seconds: median to fit"
-    )
-    return Table(f"{title} and to predict", header, body)
+    title = f"TabICL with shares of the training rows on test, {queries} queries, 95 % intervals"
+    return Table(f"{title}; seconds to fit and to predict, median", header, body)
 
 
 def accuracy_figure(results: Results) -> Figure:
@@ -166,7 +161,8 @@ def accuracy_figure(results: Results) -> Figure:
         middle, low, high = 100 * np.array([mean_accuracy(results.correct(rows)) for _, rows in curve]).T
         name = f"real, {SAMPLINGS[sampling]}, protocol fitted on {FITTED_ON[statistics]}"
         axes.plot(sizes, middle, style, color=color, marker="o", ms=4, label=name)
-        axes.fill_between(sizes, low, high, color=color, alpha=0.12, lw=0)
+        if statistics != "share":  # bands upon bands tell nothing; the table has them all
+            axes.fill_between(sizes, low, high, color=color, alpha=0.15, lw=0)
     for row in results.select(split="test", context="synthetic", checkpoint="last"):
         middle, low, high = (100 * value for value in mean_accuracy(results.correct([row])))
         error = [[middle - low], [high - middle]]
@@ -175,9 +171,11 @@ def accuracy_figure(results: Results) -> Figure:
         axes.plot([], [], "*", ms=11, color=COLORS["synthetic"], label=f"synthetic, {row.n_context} rows")
     first = results.select(split="test")[0]
     draws = max(len(rows) for curve in found.values() for _, rows in curve)
-    mark_rows(axes)
+    mark_rows(axes, [row.n_context for row in results.select(split="test")])
     axes.set_ylabel(f"accuracy on test in %, {first.n_query} queries, all classes")
-    axes.set_title(f"TabICL: mean of up to {draws} draws; bands and bar: 95 % intervals", fontsize=9, loc="left")
+    axes.set_title(
+        f"TabICL: mean of up to {draws} draws; bands (of solid lines) and bar: 95 % intervals", fontsize=9, loc="left"
+    )
     axes.legend(fontsize=8, loc="lower right", frameon=False)
     return figure
 
@@ -189,23 +187,23 @@ def time_figure(results: Results) -> Figure:
     sizes = sorted({row.n_context for row in real})
     medians = [seconds([row for row in real if row.n_context == size]) for size in sizes]
     times = [row.fit_seconds + row.predict_seconds for row in real]
-    axes.scatter([row.n_context for row in real], times, s=12, color=COLORS["real"], alpha=0.35, lw=0, label="real")
+    axes.scatter(
+        [row.n_context for row in real], times, s=12, color=COLORS["real"], alpha=0.35, lw=0, label="real, single draws"
+    )
     axes.plot(sizes, medians, "o", ms=6, color=COLORS["real"], label="real, median")
     law = fit_power_law(np.array(sizes, dtype=float), np.array(medians))
     grid = np.geomspace(sizes[0], sizes[-1], 200)
     if law is not None:
         axes.plot(grid, law.a + law.b * grid**law.p, color=COLORS["all"], lw=1.5, label=formula(law))
     else:
-        axes.plot([], [], " ", label="no power law: too few sizes, or time hardly grows with the rows")
+        axes.plot([], [], " ", label="no power law: too few sizes, or too little growth beside the noise")
     for row in results.select(split="test", context="synthetic", checkpoint="last"):
         label = f"synthetic, {row.n_context} rows"
         axes.plot(row.n_context, seconds([row]), "*", ms=13, color=COLORS["synthetic"], label=label, zorder=4)
     first = results.select(split="test")[0]
-    mark_rows(axes)
+    mark_rows(axes, sizes)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(plain))
-    axes.yaxis.set_minor_formatter(FuncFormatter(plain))
-    axes.tick_params(axis="y", which="minor", labelsize=8)
+    plain_numbers(axes.yaxis, times)
     axes.set_ylabel(f"seconds to fit and to predict {first.n_query} queries")
     axes.set_title("TabICL: wall-clock time of every draw; the protocol's own fit is not in it", fontsize=9, loc="left")
     axes.legend(fontsize=8, loc="upper left", frameon=False)
@@ -216,20 +214,23 @@ def formula(law: PowerLaw) -> str:
     """A power law as a formula."""
     digits, exponent = f"{law.b:.1e}".split("e")
     factor = rf"{digits}\cdot10^{{{int(exponent)}}}"
-    return rf"$t = {law.a:.2g}\,\mathrm{{s}} + {factor}\,\mathrm{{s}}\cdot n^{{{law.p:.2f}}}$ (exponent $\pm${law.error:.2f})"
+    power = rf"{factor}\,\mathrm{{s}}\cdot n^{{{law.p:.2f}}}"
+    return rf"$t = {law.a:.2g}\,\mathrm{{s}} + {power}$ (exponent $\pm${law.error:.2f}, standard error)"
 
 
-def plain(value: float, _: int | None = None) -> str:
-    """A number on a logarithmic axis without powers of ten."""
-    return f"{value:g}"
-
-
-def mark_rows(axes: Axes) -> None:
-    """A logarithmic axis of context rows, marked in plain numbers."""
+def mark_rows(axes: Axes, sizes: list[int]) -> None:
+    """A logarithmic axis of context rows."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+    plain_numbers(axes.xaxis, sizes)
     axes.set_xlabel("context rows")
     axes.grid(alpha=0.3)
+
+
+def plain_numbers(axis: Axis, values: Sequence[float]) -> None:
+    """Mark a logarithmic axis in numbers without powers of ten, as many as its range has room for."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) > 6 * min(values) else range(1, 10)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def tables(results: Results) -> list[Table]:

@@ -1,0 +1,27 @@
+"""More classes than TabICL was trained with: its automatic path (mixed radix, hierarchy) through the probe."""
+
+import numpy as np
+import pytest
+import torch
+
+from synthicl.in_context.checkpoint import MINI
+from synthicl.in_context.protocol import fit_protocol
+from synthicl.probes.tabicl import TabICLProbe
+
+
+@pytest.mark.parametrize(("classes", "members"), [(25, 2), (1000, 1)])
+def test_probabilities_of_many_classes(classes, members):
+    """Every class is a point in 8 dimensions, with two rows near it; 50 queries near some points."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randn(classes, 8, generator=generator)
+    y = torch.arange(classes).repeat(2)
+    z = corners[y] + 0.02 * torch.randn(len(y), 8, generator=generator)
+    truth = torch.randint(classes, (50,), generator=generator)
+    queries = corners[truth] + 0.02 * torch.randn(50, 8, generator=generator)
+    probe = TabICLProbe(fit_protocol("raw", z, members), MINI)
+    probe.fit(z, y)
+    probabilities = probe.predict_proba(queries)
+    assert probabilities.shape == (50, classes)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-4)
+    # Better than chance is all that is asked: the bundled checkpoint was trained with up to ten classes.
+    assert (probabilities.argmax(1) == truth.numpy()).mean() > 2 / classes
