@@ -49,7 +49,7 @@ def icl_vs_gd(
     contexts: Sequence[str] = ("random", "centroid"),
     random_draws: int = 5,
     learning_rates: Sequence[float] = (0.01, 0.1, 1.0),
-    steps: int = 1000,
+    steps: int = 3000,
 ) -> None:
     """Compare TabICL's predictions with those of gradient descent on a linear probe, on the same context rows.
 

@@ -147,11 +147,12 @@ class Subject:
         if self.context_sets:
             names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
             return {name: self.about[name] for name in names}
+        own = self.config["tabicl.model_path"]
         return {
             "dataset": self.data.name,
             "backbone": self.backbone.name,
             "backbone_weights": self.backbone.fingerprint,
-            "tabicl_checkpoint": self.checkpoint.name,
+            "tabicl_checkpoint": self.config["tabicl.checkpoint"] if own is None else Path(own).name,
         }
 
     def probe_setting(self, protocol: Protocol | None = None, seed: int = 0) -> ProbeSetting:
