@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from synthicl.evaluation.intervals import mean_accuracy
 from synthicl.evaluation.results import Results, Row
-from synthicl.report.compare import ORDER
+from synthicl.report.compare import rank
 from synthicl.report.section import Section
 from synthicl.report.style import COLORS, new_figure
 from synthicl.report.table import Table, percent, percent_interval
@@ -26,8 +26,7 @@ ACROSS = 3  # maps side by side
 def mapped(results: Results) -> list[Row]:
     """The rows that have a map, in the usual order of contexts."""
     rows = [row for row in results.rows.values() if f"boundary/class/{row.key}" in results.arrays]
-    rank = {name: position for position, name in enumerate(ORDER)}
-    return sorted(rows, key=lambda row: (rank.get(row.context, len(rank)), row.context))
+    return sorted(rows, key=lambda row: (rank(row.context), row.context))
 
 
 def class_names(results: Results) -> list[str]:

@@ -12,15 +12,20 @@ from synthicl.report.style import COLORS, new_figure
 from synthicl.report.table import Table, percent, percent_interval
 
 TIMES = ("fit_seconds", "predict_seconds")
-ORDER = ("random", "centroid", "class_mean", "synthetic", "all")
+FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # others stand between, by name
+
+
+def rank(context: str) -> int:
+    """Where a context stands in tables and figures; those of the same rank stand by name."""
+    order = [*FIRST, None, *LAST]
+    return order.index(context if context in order else None)
 
 
 def groups(results: Results, split: str) -> dict[tuple[str, str], list[Row]]:
-    """Rows of a split by (context, checkpoint): the known contexts in order, then others by name."""
+    """Rows of a split by (context, checkpoint), in the order of tables."""
     names = {(row.context, row.checkpoint) for row in results.select(split=split)}
-    rank = {name: position for position, name in enumerate(ORDER)}
     # "last" stands before "best_on_val"
-    ordered = sorted(names, key=lambda key: (rank.get(key[0], len(rank)), key[0], key[1] != "last", key[1]))
+    ordered = sorted(names, key=lambda key: (rank(key[0]), key[0], key[1] != "last", key[1]))
     return {key: results.select(split=split, context=key[0], checkpoint=key[1]) for key in ordered}
 
 

@@ -43,14 +43,14 @@ def test_accuracy_table(results):
     assert [row[0] for row in body] == [
         "random (3 draws)",
         "centroid",
+        "herding",
         "synthetic",
         "synthetic (best on val)",
         "all",
-        "herding",
     ]
-    assert body[4][1] == "898"
+    assert body[5][1] == "898"
     low, high = (100 * bound for bound in wilson(196, 200)[1:])
-    assert body[4][2:] == [f"98.0 [{low:.1f}, {high:.1f}]", ""]
+    assert body[5][2:] == [f"98.0 [{low:.1f}, {high:.1f}]", ""]
 
 
 def test_draws_stand_with_their_mean_interval_and_spread(results):
@@ -66,11 +66,11 @@ def test_comparisons_are_paired_signed_and_corrected(results):
     assert title == "Points on test with TabICL (rotated16), paired on the queries"
     assert header == ["difference", "points [95 % interval]", "p (Holm)"]
     rows = {row[0]: row[1:] for row in body}
-    assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "all", "herding")]
+    assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "herding", "all")]
     assert rows["synthetic - centroid"] == ["+0.0 [+0.0, +0.0]", "1.000"]
     assert rows["synthetic - all"][0].startswith("-4.0 [-")
     synthetic = (right(188) == LABELS)[None]
-    others = [[120, 140, 160], [188], [196], [180]]
+    others = [[120, 140, 160], [188], [180], [196]]
     p_values = holm(
         [
             paired_difference(synthetic, np.stack([right(count) == LABELS for count in counts])).p_value
@@ -145,10 +145,10 @@ def test_the_strip_plot_shows_every_context_and_draw(results):
     (axes,) = figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == [
-        "herding, 10 rows",
         "all, 898 rows",
         "synthetic (best on val), 10 rows",
         "synthetic, 10 rows",
+        "herding, 10 rows",
         "centroid, 10 rows",
         "random (3 draws), 10 rows",
     ]
