@@ -38,22 +38,21 @@ JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in th
 def distil(options: argparse.Namespace, flags: list[str], objective: str, ipc: int, seed: int) -> Path:
     """Make a run, unless it is there; its wall-clock seconds are kept beside it."""
     folder = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
-    found = list(folder.glob("*/version_0/context.safetensors"))
-    if found:
-        return found[0].parent
-    start = time.perf_counter()
-    code = train(
-        [
-            *("fit", *flags, f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"),
-            *(f"--output_dir={folder}", "--random_draws=1"),
-        ]
-    )
-    if code:
-        sys.exit(code)
-    seconds = time.perf_counter() - start
-    run = next(folder.glob("*/version_0"))
-    (run / "seconds.json").write_text(json.dumps({"seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
-    return run
+    finished = "*/version_*/context.safetensors"  # one that was interrupted lies beside the one that was made after it
+    if not (found := list(folder.glob(finished))):
+        start = time.perf_counter()
+        code = train(
+            [
+                *("fit", *flags, f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"),
+                *(f"--output_dir={folder}", "--random_draws=1"),
+            ]
+        )
+        if code:
+            sys.exit(code)
+        about = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
+        found = list(folder.glob(finished))
+        (found[0].parent / "seconds.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    return found[0].parent
 
 
 def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) -> Results:
