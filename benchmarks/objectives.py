@@ -1,7 +1,8 @@
 """Distil with several objectives, numbers of images and seeds, and put what they reached into one page.
 
-    python benchmarks/objectives.py                                       # the objectives on digits, five seeds
-    python benchmarks/objectives.py --ipc 2 5 10 --seeds 3 --page docs/objectives-digits-ipc.md
+    python benchmarks/objectives.py                                       # on digits, one image per class, five seeds
+    python benchmarks/objectives.py --objectives lgm ridge in_context --ipc 2 5 10 --seeds 3 \
+        --page docs/objectives-digits-ipc.md
     python benchmarks/objectives.py --objectives lgm lgm_reference        # the public code's settings (slow)
     python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
 
@@ -32,6 +33,7 @@ from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, markdown, percent_interval
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
+OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context_lgm", "in_context"]
 JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in the loop
 
 
@@ -131,14 +133,14 @@ def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int, th
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="digits", help="of the dataset, for folders and titles")
-    parser.add_argument("--objectives", nargs="+", default=["lgm", "trajectory", "ridge", "in_context"])
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     parser.add_argument("--ipc", type=int, nargs="+", default=[1])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random_draws", type=int, default=20)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--page", type=Path, default=Path("docs/objectives-digits.md"))
     options, flags = parser.parse_known_args()
-    flags = flags or ["-c", "configs/data/digits.yaml"]
+    flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.protocol=rotated16"]  # val's choice, docs/bundled.md
 
     together, parts, seconds = Results(), [], []
     for ipc in options.ipc:

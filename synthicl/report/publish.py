@@ -40,7 +40,7 @@ def publish(subject: Subject, results: Results, command: str) -> None:
     """
     folder = subject.output
     sections: dict[str, Section] = registered(report)
-    present = [name for name in sections if results.of(name).rows]
+    present = list(dict.fromkeys(row.command for row in results.rows.values()))  # in the order in which they ran
     print_tables(sections[command].tables(results.of(command)))
     shown = []
     for name in present:
