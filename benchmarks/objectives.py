@@ -74,7 +74,7 @@ def cell(results: Results, rows: list[Row]) -> str:
 
 def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     """Accuracies of all contexts with all probes, and the paired differences between objectives that were named."""
-    test = results.select(split="test", ipc=ipc)
+    test = results.select(command="compare", split="test", ipc=ipc)
     probes = sorted({(row.probe, row.protocol) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
     names = [*(name for name in REAL if name != "all"), *objectives, "all"]
     body = []
@@ -102,6 +102,19 @@ def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     ]
     header = ["difference", "points [95 % interval]", "p (Holm)"]
     return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired on the queries", header, body)]
+
+
+def transfer_table(results: Results, objectives: list[str], backbone: str) -> Table:
+    """What the images are worth where another backbone sees them."""
+    test = results.select(command="transfer", split="test")
+    body = []
+    for name in [*(name for name in REAL if any(row.context == name for row in test)), *objectives]:
+        rows = [row for row in test if row.context == name]
+        count = len({(row.seed, row.draw) for row in rows})
+        cells = [cell(results, [row for row in rows if row.probe == probe]) for probe in ("tabicl", "linear")]
+        body.append([f"{name} ({count})" if count > 1 else name, *cells])
+    header = ["context", f"tabicl ({test[0].protocol})", "linear"]
+    return Table(f"Seen by {backbone}: accuracy on test in %, {test[0].n_query} queries, 95 % intervals", header, body)
 
 
 def curve(run: Path) -> tuple[list[float], list[float]]:
@@ -137,6 +150,7 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, nargs="+", default=[1])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random_draws", type=int, default=20)
+    parser.add_argument("--transfer", help="a backbone that is shown the images as well")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--page", type=Path, default=Path("docs/objectives-digits.md"))
     options, flags = parser.parse_known_args()
@@ -148,16 +162,28 @@ def main() -> None:
         for objective in options.objectives:
             runs[objective] = [distil(options, flags, objective, ipc, seed) for seed in range(options.seeds)]
             for run in runs[objective]:
-                add(together, score(run, options, ipc, real=False), {"synthetic": objective}, "last")
+                add(together, score(run, options, ipc, real=False).of("compare"), {"synthetic": objective}, "last")
+                if options.transfer:
+                    settings = {"backbones": [options.transfer], "random_draws": options.random_draws}
+                    found = evaluate("transfer", run, {}, settings).of("transfer")
+                    own = next(row.context for row in found.rows.values() if row.checkpoint == "last")
+                    add(together, found, {own: objective}, "last")
+                    if not together.select(
+                        command="transfer", context="class_mean"
+                    ):  # real contexts are the same for all runs
+                        add(together, found, {name: name for name in REAL}, "")
             times = [json.loads((run / "seconds.json").read_text())["seconds"] for run in runs[objective]]
             seconds.append([objective, str(ipc), f"{min(times):.0f} to {max(times):.0f}"])
         first = next(iter(runs.values()))[0]
-        add(together, score(first, options, ipc, real=True), {name: name for name in REAL}, "")
+        add(together, score(first, options, ipc, real=True).of("compare"), {name: name for name in REAL}, "")
         picture = options.page.parent / "images" / f"{options.page.stem}-{ipc}.png"
         threads = json.loads((first / "seconds.json").read_text())["threads"]
         plot(runs, together, picture, ipc, threads)
         parts += [f"### {table.title}\n\n{markdown(table)}" for table in tables(together, options.objectives, ipc)]
         parts.append(f"![accuracy on val against time](images/{picture.name})")
+    if options.transfer:
+        table = transfer_table(together, options.objectives, options.transfer)
+        parts.append(f"### {table.title}\n\n{markdown(table)}")
     parts.append(
         "### Seconds of a run, imports left out\n\n" + markdown(Table("", ["objective", "per class", "s"], seconds))
     )
@@ -175,7 +201,7 @@ def main() -> None:
 
 def add(together: Results, found: Results, names: dict[str, str], checkpoint: str) -> None:
     """Put the rows of some contexts together with others, under new names."""
-    for row in found.of("compare").rows.values():
+    for row in found.rows.values():
         if row.context in names and row.checkpoint == checkpoint:
             renamed = replace(row, context=names[row.context], checkpoint="")
             together.add(renamed, found.predictions[row.key], found.labels[row.split])
