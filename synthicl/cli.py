@@ -58,7 +58,7 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return _say("Interrupted.", 130)
     except Exception as error:
-        if "torch.distributed" in type(error).__module__ or re.search("gloo|NCCL", str(error)):
+        if isinstance(error, RuntimeError) and re.search(r"/gloo/|\bNCCL\b", str(error)):
             return _say("error: another process of this run was lost. A run goes on with CKPT=PATH, on any devices.", 1)
         # Lightning's word for settings that do not fit together; the class cannot be imported before torch.
         if type(error).__name__ != "MisconfigurationException":

@@ -397,6 +397,7 @@ class Distiller(L.LightningModule):
             "soft_labels": self.soft_labels,
             "seed": self.seed,
             "crop_size": self.crop_size,
+            "objective": repr(self.objective),
             "backbone": f"{self.backbone.name} {self.backbone.fingerprint}",
             "data": self.trainer.datamodule.name,  # type: ignore[attr-defined]
         }
@@ -425,7 +426,7 @@ class Distiller(L.LightningModule):
                 "--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder."
             )
         for flag, value in self.identity().items():
-            before = saved.get(flag)
+            before = saved.get(flag, value)  # an older checkpoint may not say
             if before != value:
                 flag = {"data": "data.name", "backbone": "backbone.name"}.get(flag, f"model.{flag}")
                 raise UserError(

@@ -165,6 +165,11 @@ def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str,
         if (folder / "config.yaml").is_file():
             return folder, DEFAULTS | run_config(folder) | asked
         about = context_metadata(folder)
+        if missing := {"dataset", "backbone", "tabicl_checkpoint"} - set(about):
+            raise UserError(
+                f"{folder}: the context set does not say what it was made of (no {', '.join(sorted(missing))}), so "
+                "there is nothing to evaluate it on. Name the folder of a run or of an exported context set."
+            )
         own = {
             "data.name": about["dataset"],
             "backbone.name": about["backbone"],
@@ -172,7 +177,8 @@ def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str,
         }
         return folder, DEFAULTS | _dataset_config(about["dataset"]) | own | asked
     if what in config_names("data"):
-        return Path("outputs") / what / "evaluation", DEFAULTS | _dataset_config(what) | asked
+        config = DEFAULTS | _dataset_config(what) | asked
+        return Path("outputs") / what / "evaluation" / config["backbone.name"], config
     known = ", ".join(config_names("data"))
     raise UserError(
         f"{what}: neither a folder with a context set ({CONTEXT_FILE}, made by a finished run) nor a dataset. "
@@ -211,10 +217,13 @@ def check_evaluation(args: list[str]) -> None:
     given = settings(args[1:])
     positional = [argument for argument in args[1:] if not argument.startswith("-")]
     if positional and args[1] == positional[0]:
-        _, config = subject_config(positional[0], {flag: given.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
-        if args[0] == "predict":  # needs no dataset
-            config.pop("data.name")
-        check(config)
+        what = positional[0]
+        if args[0] == "predict":  # needs no dataset; what a set of bare vectors lacks is said when it is opened
+            if (Path(what) / CONTEXT_FILE).is_file() and "backbone" in context_metadata(Path(what)):
+                _, config = subject_config(what, {flag: given.get(flag) for flag in ELSEWHERE})
+                check({name: value for name, value in config.items() if name != "data.name"})
+            return
+        check(subject_config(what, {flag: given.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})[1])
 
 
 def check(found: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from synthicl import InContextClassifier
 from synthicl.backbones import create_backbone
 from synthicl.cli import evaluate, train
 from synthicl.context_set import ContextSet
@@ -159,9 +161,39 @@ def test_evaluate_a_context_set_without_its_run(finished, tmp_path, capsys):
     assert "class_mean" in capsys.readouterr().out
 
 
+def test_images_that_changed_under_a_folder_make_its_results_void(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    found = ContextSet.load(tmp_path / "run")
+    found.embeddings = found.embeddings.flip(0)
+    found.save(tmp_path / "run")
+    assert evaluate(["compare", str(tmp_path / "run"), "--probes=linear", "--contexts=class_mean"]) == 0
+    rows = Results.load(tmp_path / "run").rows.values()
+    assert {(row.context, row.probe) for row in rows} == {("class_mean", "linear"), ("synthetic", "linear")}
+
+
+def test_results_elsewhere_leave_the_folder_as_it_is(finished, tmp_path):
+    before = {path: path.read_bytes() for path in finished[0].rglob("*") if path.is_file()}
+    flags = [f"--output={tmp_path}", "--probes", "linear", "--contexts", "class_mean,centroid"]
+    assert evaluate(["compare", str(finished[0]), *flags]) == 0
+    assert {path: path.read_bytes() for path in finished[0].rglob("*") if path.is_file()} == before
+    assert (tmp_path / "report.html").exists()
+
+
+def test_evaluate_says_what_cannot_be_scored(finished, tmp_path, capsys):
+    InContextClassifier().fit(np.eye(4), [0, 0, 1, 1]).save(tmp_path / "vectors")
+    for args, message in (
+        (["digits", "--contexts=class_mean", "--probes=linear_reference"], "compare: there is nothing to score"),
+        ([str(tmp_path / "vectors")], "does not say what it was made of (no backbone, dataset)"),
+        ([str(finished[0]), f"--checkpoints={tmp_path / 'bad.ckpt'}"], "--checkpoints"),
+    ):
+        (tmp_path / "bad.ckpt").write_bytes(b"nothing")
+        assert evaluate(["compare", *args, *([f"--output={tmp_path}"] if args[0] == "digits" else [])]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_evaluate_a_dataset_alone(tmp_path, capsys):
     flags = ["--contexts=class_mean,random", "--probes=linear", "--random_draws=2", f"--output={tmp_path}"]
-    assert evaluate(["compare", "digits", "--tabicl.protocol=raw", *flags]) == 0
+    assert evaluate(["compare", "digits", "--tabicl.protocol=raw", "--tabicl.n_estimators=2", *flags]) == 0
     assert {row.context for row in Results.load(tmp_path).rows.values()} == {"class_mean", "random"}
     assert "Accuracy on test" in capsys.readouterr().out
 
@@ -189,6 +221,9 @@ def test_a_finished_run_goes_on_with_flags_that_win(tmp_path):
     assert code == 0, err
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 16
     assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["latest", "version_0"]
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.objective=ridge")
+    assert code == 2
+    assert "--model.objective=Ridge(" in err and "the checkpoint was made with InContext(" in err
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.ipc=2")
     assert code == 2
     assert "--model.ipc=2: the checkpoint was made with 1, which cannot change when a run goes on" in err
@@ -206,7 +241,9 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("flags", [["--model.objective=lgm"], ["--model.objective=ridge", "--model.soft_labels=true"]])
+@pytest.mark.parametrize(
+    "flags", [["--model.objective=in_context_lgm"], ["--model.objective=ridge", "--model.soft_labels=true"]]
+)
 def test_several_processes_equal_one(flags, tmp_path):
     """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
     states = []

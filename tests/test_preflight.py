@@ -173,3 +173,12 @@ def test_imagenette_without_files_and_network_stops_at_once(tmp_path, out_of_rea
     assert len(lines) == 3
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(pattern, line)
+
+
+@pytest.mark.parametrize("data", config_names("data"))
+@pytest.mark.parametrize("objective", config_names("objective"))
+def test_every_objective_fits_every_dataset(objective, data):
+    """Without views there is nothing to vary in the bank."""
+    files = [f"{part}.yaml" for part in ("default", f"data/{data}", f"objective/{objective}")]
+    found = settings([argument for file in files for argument in ("-c", str(CONFIGS / file))])
+    assert found["model.views"] or not found.get("model.bank_views")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from synthicl.assets import obtain
 from synthicl.backbones import backbone_spec
 from synthicl.errors import UserError
+from synthicl.files import file_fingerprint
 
 
 class FrozenBackbone(nn.Module):
@@ -42,8 +42,7 @@ class FrozenBackbone(nn.Module):
         self.image_size = spec.image_size
         if not path.is_file():
             raise UserError(f"--backbone.weights={path}: not a file. Name the weights file itself.")
-        with path.open("rb") as file:
-            self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        self.fingerprint = file_fingerprint(path)
         self.network = spec.build()
         spec.load(self.network, path)
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)

@@ -15,6 +15,7 @@ from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.context_set import BEST, ContextSet
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
+from synthicl.files import file_fingerprint
 
 
 class Export(L.Callback):
@@ -67,6 +68,7 @@ class Export(L.Callback):
             "steps": steps,
             "checkpoint": checkpoint,
             "tabicl_checkpoint": tabicl.checkpoint,
+            "tabicl_weights": file_fingerprint(tabicl.model_path),
             "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
         }
         ContextSet(

@@ -65,7 +65,7 @@ def boundary(
         "boundary/class_names": np.frombuffer("\0".join(subject.data.class_names).encode(), dtype=np.uint8),
     }
     chosen = real_contexts(subject, subject.ipc, 1, contexts)
-    chosen += [context for context in synthetic_contexts(subject) if context.checkpoint == "last"]
+    chosen += list(synthetic_contexts(subject))[:1]
     probe = TabICLProbe(subject.protocol, subject.checkpoint, subject.device)
     scorer = subject.scorer("boundary", results)
     with scorer.saving() as saved:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from synthicl.errors import UserError
 from synthicl.evaluation.boundary import boundary
 from synthicl.evaluation.compare import compare
 from synthicl.evaluation.few_shot import few_shot
@@ -44,7 +45,7 @@ def parser() -> ArgumentParser:
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
         command.add_argument("--output", help="Folder for results and report; the subject's own if left out.")
         for flag, text in (ELSEWHERE | FOR_DATASETS).items():
-            command.add_argument(f"--{flag}", help=text)
+            command.add_argument(f"--{flag}", help=text, type=int if flag == "tabicl.n_estimators" else str)
         command.add_function_arguments(function, skip={"subject", "results"})
         commands.add_subcommand(name, command)
     commands.add_subcommand("predict", _predict_parser())
@@ -69,7 +70,7 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: what it needs is missing.
     """
-    parsed = parser().parse_args([with_brackets(argument) for argument in args])
+    parsed = parser().parse_args(with_brackets(args))
     name = parsed["subcommand"]
     settings = parsed[name].as_flat().__dict__
     if name == "predict":
@@ -94,16 +95,24 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def with_brackets(argument: str) -> str:
-    """``--probes=tabicl,linear`` as the parser wants lists: ``--probes=[tabicl,linear]``."""
-    flag, equals, value = argument.partition("=")
+def with_brackets(args: list[str]) -> list[str]:
+    """Lists as the parser wants them: ``--probes=tabicl,linear`` or ``--probes tabicl,linear`` with brackets."""
     lists = {
         f"--{name}"
         for function in COMMANDS.values()
         for name, parameter in inspect.signature(function).parameters.items()
         if str(parameter.annotation).startswith("Sequence")
     }
-    return f"{flag}=[{value}]" if equals and flag in lists and not value.startswith("[") else argument
+    written = []
+    arguments = iter(args)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in lists:
+            value = value if equals else next(arguments, "")
+            written.append(f"{flag}={value}" if value.startswith("[") else f"{flag}=[{value}]")
+        else:
+            written.append(argument)
+    return written
 
 
 def evaluate(
@@ -131,7 +140,9 @@ def evaluate(
     """
     home, config = subject_config(str(what), given)
     subject = Subject(home, config, device or best_device(), output, made_by)
-    results = Results.load(subject.output)
+    results = Results.load(subject.output, subject.fingerprint)
     COMMANDS[name](subject, results, **settings)
+    if not results.of(name).rows:
+        raise UserError(f"{name}: there is nothing to score. Probes that look at images need contexts that have some.")
     publish(subject, results, name)
     return results

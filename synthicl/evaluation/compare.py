@@ -11,13 +11,14 @@ from synthicl.errors import UserError
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import Context
 from synthicl.evaluation.subject import Subject
-from synthicl.in_context.checkpoint import checkpoint_asset
+from synthicl.in_context.checkpoint import check_checkpoint, checkpoint_asset
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.registry import registered
 from synthicl.selection.nearest_neighbours import nearest_neighbours
 
+WHATEVER_IPC = ("all", "class_mean", "neighbours")
 QUERY_SPLITS = ("val", "test")  # val rows are there so that what val chose can be seen
 
 
@@ -30,6 +31,7 @@ def compare(
     checkpoints: Sequence[str] = (),
     random_draws: int | None = None,
     ipc: int | None = None,
+    reference_seeds: int = 5,
 ) -> None:
     """Score context sets beside real contexts of equal size and all data, with several probes, on val and test.
 
@@ -43,14 +45,19 @@ def compare(
         checkpoints: TabICL checkpoints to stand beside the subject's own, for example mini_1, which no objective saw.
         random_draws: how many contexts are drawn at random; None for as many as the run's table had.
         ipc: images per class of real contexts; None for the context set's own.
+        reference_seeds: fits of linear_reference on each context, of which the paper has five.
     """
     ipc = ipc or subject.ipc
     draws = random_draws or int(subject.config["random_draws"])
-    chosen = [*real_contexts(subject, ipc, draws, contexts), *synthetic_contexts(subject)]
+    chosen = real_contexts(subject, ipc, draws, contexts)
+    # What does not depend on the number of images per class is filed under the context set's own.
+    fixed = [context for context in chosen if context.name in WHATEVER_IPC] + list(synthetic_contexts(subject))
+    varied = [context for context in chosen if context.name not in WHATEVER_IPC]
     queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
-    fitted = make_probes(subject, probes, protocols, checkpoints)
-    scorer = subject.scorer("compare", results, ipc=ipc)
-    scorer.score(((context, probe) for probe in fitted for context in jobs_of(probe, chosen)), queries)
+    made = make_probes(subject, probes, protocols, checkpoints)
+    for per_class, group in ((ipc, varied), (subject.ipc, fixed)):
+        jobs = [job for probe in made for context in group for job in jobs_of(subject, probe, context, reference_seeds)]
+        subject.scorer("compare", results, ipc=per_class).score(jobs, queries)
 
 
 def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
@@ -83,6 +90,7 @@ def synthetic_contexts(subject: Subject) -> Iterable[Context]:
     for checkpoint, found in subject.context_sets.items():
         images = found.images
         read = None if images is None else lambda images=images: images
+        checkpoint = found.metadata.get("checkpoint", checkpoint)
         yield Context("synthetic", 0, checkpoint, found.embeddings, found.labels, read, targets=found.targets)
 
 
@@ -100,10 +108,18 @@ def make_probes(
             made.append(make(subject.probe_setting(subject.fit_protocol(protocol))))
         for checkpoint in checkpoints if name == "tabicl" else ():
             path = obtain(checkpoint_asset(checkpoint, flags=("--checkpoints", "--checkpoints")))
+            check_checkpoint(path, "--checkpoints")
             made.append(TabICLProbe(subject.protocol, path, subject.device, name=f"tabicl {checkpoint}"))
     return made
 
 
-def jobs_of(probe: Probe, contexts: Iterable[Context]) -> Iterable[Context]:
-    """The contexts that a probe can be fitted on: those with images, for a probe that looks at images."""
-    return [context for context in contexts if context.images is not None or not probe.needs_images]
+def jobs_of(subject: Subject, probe: Probe, context: Context, seeds: int) -> list[tuple[Context, Probe]]:
+    """A context with a probe; one that looks at images and draws at random is fitted ``seeds`` times, as draws."""
+    if not probe.needs_images:
+        return [(context, probe)]
+    if context.images is None:
+        return []
+    make = probe_factory(probe.name)
+    if context.name == "random":  # every draw has a seed of its own
+        return [(context, make(subject.probe_setting(seed=context.draw)))]
+    return [(context._replace(draw=seed), make(subject.probe_setting(seed=seed))) for seed in range(seeds)]

@@ -229,8 +229,6 @@ def pilot(pools: Pools, probes: Sequence[Probe]) -> tuple[np.ndarray, np.ndarray
 
 
 def forget_episodes(results: Results, pilot_row: Row) -> None:
-    """Drop the episodes of an earlier plan for the same ways and shots."""
+    """Drop pilot and episodes of an earlier plan for the same ways and shots."""
     size = {"ipc": pilot_row.ipc, "n_context": pilot_row.n_context}
-    for row in results.select(command="few-shot", context="episode", seed=pilot_row.seed, **size):
-        for kept in (results.rows, results.predictions, results.labels):
-            kept.pop(row.key, None)
+    results.drop(results.select(command="few-shot", seed=pilot_row.seed, **size))

@@ -73,9 +73,12 @@ def icl_vs_gd(
         raise UserError("--learning_rates: give at least one, and only positive ones, for example 0.01,0.1,1.")
     queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
     results.labels |= {split: y.numpy() for split, (_, y) in queries.items()}
-    synthetic = [context for context in synthetic_contexts(subject) if context.checkpoint == "last"]
+    synthetic = list(synthetic_contexts(subject))[:1]
     scorer = subject.scorer("icl-vs-gd", results)
-    scorer.run = scorer.run | {"learning_rates": list(learning_rates), "steps": steps}
+    settings = {"learning_rates": list(learning_rates), "steps": steps}
+    scorer.run = scorer.run | settings
+    # Rows of other settings do not belong into one table with these.
+    results.drop([row for row in results.of("icl-vs-gd").rows.values() if not settings.items() <= row.run.items()])
     setting = (subject.protocol, subject.checkpoint, subject.device)
     tabicl, other = KeepingTabICL(*setting), TabICLProbe(*setting, random_state=OTHER_SEED)
     descent = GradientDescent(subject.protocol, tabicl.classifier().outlier_threshold)

@@ -45,7 +45,8 @@ class Row:
         backbone: whose embeddings these are.
         measures: whatever else a command measures, by name.
         run: what identifies the run: dataset, backbone, objective, TabICL checkpoint.
-        fingerprint: of context and queries: a row with another one is out of date.
+        subject: fingerprint of what was evaluated: data, backbone, TabICL, context set.
+        fingerprint: of context, queries and protocol: a row with another one is out of date.
         made_by: the command line that made the row.
     """
 
@@ -68,6 +69,7 @@ class Row:
     backbone: str = ""
     measures: dict[str, float] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    subject: str = ""
     fingerprint: str = ""
     made_by: str = ""
 
@@ -100,6 +102,12 @@ class Results:
         if labels is not None:
             self.labels[row.key] = labels
 
+    def drop(self, rows: Iterable[Row]) -> None:
+        """Remove rows and what belongs to them."""
+        for row in rows:
+            for kept in (self.rows, self.predictions, self.labels):
+                kept.pop(row.key, None)
+
     def has(self, row: Row) -> bool:
         """Whether the same was measured before: a row of the same key, run and fingerprint."""
         known = self.rows.get(row.key)
@@ -130,8 +138,12 @@ class Results:
         write_whole(folder / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
     @classmethod
-    def load(cls, folder: Path) -> Results:
+    def load(cls, folder: Path, subject: str | None = None) -> Results:
         """Read what `save` wrote; empty if there is nothing yet.
+
+        Args:
+            folder: where it was saved.
+            subject: if given, results of any other subject count as nothing: data, weights or images have changed.
 
         Raises:
             UserError: one of the files is damaged.
@@ -153,6 +165,8 @@ class Results:
             ) from error
         for kind, kept in (("labels/", results.labels), ("arrays/", results.arrays)):
             kept |= {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)}
+        if subject is not None and any(row.subject != subject for row in rows):
+            return cls()
         for row in rows:
             if row.key in tensors:
                 results.add(row, tensors[row.key])

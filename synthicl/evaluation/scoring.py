@@ -81,6 +81,7 @@ class Scorer:
         ipc: of the run.
         run: what identifies the run.
         backbone: whose embeddings are scored.
+        subject: fingerprint of what is evaluated.
         made_by: the command line.
     """
 
@@ -91,6 +92,7 @@ class Scorer:
     ipc: int
     run: dict[str, Any]
     backbone: str
+    subject: str = ""
     made_by: str = ""
 
     def score(
@@ -132,6 +134,7 @@ class Scorer:
         protocol = probe.protocol
         values: dict[str, Any] = {"accuracy": 0.0, "cross_entropy": 0.0, "fit_seconds": 0.0, "predict_seconds": 0.0}
         members = {"n_estimators": protocol.n_estimators} if protocol else {}
+        statistics = (protocol.mean, protocol.projection) if protocol else ()
         return Row(
             command=self.command,
             context=context.name,
@@ -148,7 +151,8 @@ class Scorer:
             backbone=self.backbone,
             measures=dict(context.measures),
             run=self.run | members,
-            fingerprint=fingerprint(context.z, context.y, queries.z, queries.y, context.targets),
+            subject=self.subject,
+            fingerprint=fingerprint(context.z, context.y, queries.z, queries.y, context.targets, *statistics),
             made_by=self.made_by,
             **(values | measured),
         )

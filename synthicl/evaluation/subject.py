@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +18,16 @@ from synthicl.augmentation import Augmentation
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.context_set import BEST, ContextSet
 from synthicl.data.datamodule import ImageDataModule
+from synthicl.data.images import SPLITS
 from synthicl.data.transforms import SquareImages
 from synthicl.embeddings import embed_views
+from synthicl.embeddings import fingerprint as images_fingerprint
 from synthicl.errors import UserError
-from synthicl.evaluation.embedded import Embedded
+from synthicl.evaluation.embedded import Embedded, fingerprint
 from synthicl.evaluation.protocol_choice import CANDIDATES, choose_protocol
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import Scorer
+from synthicl.files import file_fingerprint
 from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.in_context.protocol import Protocol, columns_of, fit_protocol, most_columns
 from synthicl.probes.probe import ProbeSetting
@@ -94,6 +99,9 @@ class Subject:
     @property
     def image_size(self) -> int:
         """Resolution of the synthetic images, in pixels."""
+        images = self.context_sets["last"].images if self.context_sets else None
+        if images is not None:
+            return images.shape[-1]
         return int(self.config["model.image_size"])
 
     @property
@@ -114,8 +122,15 @@ class Subject:
 
     @cached_property
     def checkpoint(self) -> Path:
-        """TabICL's checkpoint."""
-        return obtain(checkpoint_asset(self.config["tabicl.checkpoint"], self.config["tabicl.model_path"]))
+        """TabICL's checkpoint; a context set's own, with the weights that it was made with."""
+        path = obtain(checkpoint_asset(self.config["tabicl.checkpoint"], self.config["tabicl.model_path"]))
+        made_with = self.about.get("tabicl_weights")
+        if made_with not in (None, file_fingerprint(path)):
+            raise UserError(
+                f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the run was made "
+                f"with ({made_with}). Supply the same file, or compare with another by --checkpoints."
+            )
+        return path
 
     @cached_property
     def protocol(self) -> Protocol:
@@ -126,11 +141,10 @@ class Subject:
         if self.config["tabicl.protocol"] != "auto":
             return self.fit_protocol(self.config["tabicl.protocol"])
         train = self.embedded("train")
-        candidates = [
-            name
-            for name in self.config.get("tabicl.candidates", CANDIDATES)
-            if columns_of(name) <= most_columns(train.z)
-        ]
+        every = self.config.get("tabicl.candidates", CANDIDATES)
+        candidates = [name for name in every if columns_of(name) <= most_columns(train.z)]
+        if not candidates:
+            raise UserError(f"--tabicl.protocol=auto: {len(train.y)} training images are too few for any of {every}.")
         val = self.embedded("val")
         return choose_protocol(candidates, train, val, self.ipc, self.checkpoint, members, self.device)[0]
 
@@ -139,6 +153,8 @@ class Subject:
         members = self.config["tabicl.n_estimators"]
         if self.context_sets:
             members = self.context_sets["last"].protocol.n_estimators
+        if name == "post":  # is what the post did, its number of members included
+            members = None
         return fit_protocol(name, self.embedded("train").z if z is None else z, members)
 
     @cached_property
@@ -168,6 +184,18 @@ class Subject:
             seed=seed,
         )
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the subject: images, weights of backbone and TabICL, context sets."""
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
+        for split in SPLITS:
+            digest.update(images_fingerprint(self.data.splits[split]).encode())
+        digest.update(self.backbone.fingerprint.encode())
+        digest.update(file_fingerprint(self.checkpoint).encode())
+        for found in self.context_sets.values():
+            digest.update(fingerprint(found.embeddings, found.labels, found.targets).encode())
+        return digest.hexdigest()[:16]
+
     def embedded(self, split: str) -> Embedded:
         """Clean embeddings of a split, from disk if they were computed before."""
         if split not in self._embedded:
@@ -184,6 +212,7 @@ class Subject:
             ipc=ipc or self.ipc,
             run=self.identity,
             backbone=backbone or self.backbone.name,
+            subject=self.fingerprint,
             made_by=self.made_by,
         )
 

@@ -56,8 +56,12 @@ def checkpoint_asset(
 
 
 @cache
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
     """Check that a file is a checkpoint in tabicl's format.
+
+    Args:
+        path: the file.
+        flag: what the message names.
 
     Raises:
         UserError: it is not; nothing in it was executed.
@@ -70,7 +74,7 @@ def check_checkpoint(path: Path) -> None:
     except Exception as error:  # torch.load states no list of what it raises
         reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"--tabicl.model_path={path}: not a TabICL checkpoint ({type(error).__name__}: {reason}). Choose another."
+            f"{flag}={path}: not a TabICL checkpoint ({type(error).__name__}: {reason}). Choose another."
         ) from error
     if missing:
-        raise UserError(f"--tabicl.model_path={path}: not a TabICL checkpoint (it lacks {', '.join(sorted(missing))}).")
+        raise UserError(f"{flag}={path}: not a TabICL checkpoint (it lacks {', '.join(sorted(missing))}).")

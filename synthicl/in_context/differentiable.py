@@ -87,8 +87,9 @@ class DifferentiableTabICL:
         classes = member.classes.to(labels.device)
         rows = torch.cat([known, unknown], 1)[..., member.features.to(context.device)]
         seen = classes[labels].expand(len(context), -1).to(rows.dtype)
-        logits: Tensor = self.model(rows, seen)
-        return logits[..., classes]
+        dtype = next(self.model.parameters()).dtype  # the rest of a run may be in double precision
+        logits: Tensor = self.model(rows.to(dtype), seen.to(dtype))
+        return logits[..., classes].to(rows.dtype)
 
     @torch.no_grad()
     def attention(self, context: Tensor, labels: Tensor, queries: Tensor, member: Member) -> Tensor:

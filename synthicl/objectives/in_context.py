@@ -18,9 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from synthicl.assets import obtain
 from synthicl.errors import UserError
-from synthicl.in_context.checkpoint import checkpoint_asset
+from synthicl.in_context.checkpoint import check_checkpoint, checkpoint_asset
 from synthicl.in_context.differentiable import DifferentiableTabICL, Member, random_member
 from synthicl.in_context.protocol import Protocol as FittedProtocol
+from synthicl.objectives.linear_probe import class_balanced_weight
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
 
 FLAG = "--model.objective.init_args.checkpoints"
@@ -44,12 +45,18 @@ class InContext(Objective):
             scores the images.
         queries: real queries drawn for each view in a step.
         members: ensemble members drawn in a step.
+        balanced: draw queries so that every class counts the same, and not as often as it occurs.
         recompute: whether TabICL's activations are computed again in the backward pass, for one view and member at a
             time: less memory for more time.
     """
 
     def __init__(
-        self, checkpoints: list[str] | None = None, queries: int = 128, members: int = 1, recompute: bool = False
+        self,
+        checkpoints: list[str] | None = None,
+        queries: int = 128,
+        members: int = 1,
+        balanced: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         for flag, value in (("queries", queries), ("members", members)):
@@ -58,8 +65,11 @@ class InContext(Objective):
         self.checkpoints = checkpoints
         self.queries = queries
         self.members = members
+        self.balanced = balanced
         self.recompute = recompute
         self._model_paths = [obtain(checkpoint_asset(name, flags=(FLAG, FLAG))) for name in checkpoints or []]
+        for path in self._model_paths:
+            check_checkpoint(path, FLAG)
 
     def deploy(self, deployed: Deployed) -> None:
         """Say which TabICL scores the images; its protocol is read in `prepare`."""
@@ -90,7 +100,12 @@ class InContext(Objective):
         columns, labels = self._protocol(context[:, chosen]), labels[chosen]
 
         candidates = (new_label[real.y] >= 0).nonzero().flatten()
-        drawn = candidates[torch.randint(len(candidates), (views, self.queries), generator=generator).to(candidates)]
+        if self.balanced:
+            share = class_balanced_weight(real.y[candidates], num_classes).cpu()
+            chosen = torch.multinomial(share, views * self.queries, replacement=True, generator=generator)
+        else:
+            chosen = torch.randint(len(candidates), (views * self.queries,), generator=generator)
+        drawn = candidates[chosen.view(views, -1).to(candidates)]
         queries, targets = self._protocol(real.z[drawn]), new_label[real.y[drawn]]
 
         losses = []

@@ -31,7 +31,7 @@ class TrajectoryMatching(LinearGradientMatching):
     Args:
         heads: H, number of heads drawn in each step.
         starts: trajectories.
-        snapshots: heads recorded on each, the first one at its start.
+        snapshots: heads recorded on each at most, the first one at its start, the last one at its end.
         probe_steps: length of a trajectory, in steps of gradient descent.
         head_std: standard deviation of the heads' weights at the start.
         balanced: weigh the real rows so that every class counts the same.
@@ -69,7 +69,8 @@ class TrajectoryMatching(LinearGradientMatching):
         rows = torch.cat([z, z.new_ones(len(z), 1)], 1)
         moment = rows.T @ (rows / len(z) if row_weight is None else rows * row_weight[:, None])
         step_size = 2 / torch.linalg.eigvalsh(moment)[-1]
-        recorded_at = set(torch.logspace(0, math.log10(self.probe_steps), self.snapshots - 1).round().tolist())
+        evenly = torch.logspace(0, math.log10(self.probe_steps), self.snapshots - 1).round().tolist()
+        recorded_at = {self.probe_steps, *evenly[1:], *evenly[: self.snapshots - 2]}
         recorded = [(weight, bias)]
         for step in range(1, self.probe_steps + 1):
             grad_weight, grad_bias = probe_gradient(z, y, weight, bias, row_weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -21,17 +23,26 @@ def rank(context: str) -> int:
     return order.index(context if context in order else None)
 
 
-def groups(results: Results, split: str) -> dict[tuple[str, str], list[Row]]:
-    """Rows of a split by (context, checkpoint), in the order of tables."""
-    names = {(row.context, row.checkpoint) for row in results.select(split=split)}
+class Group(NamedTuple):
+    """What stands in one line of a table."""
+
+    context: str
+    checkpoint: str
+    ipc: int
+
+
+def groups(results: Results, split: str) -> dict[Group, list[Row]]:
+    """Rows of a split, in the order of tables."""
+    names = {Group(row.context, row.checkpoint, row.ipc) for row in results.select(split=split)}
     # "last" stands before "best_on_val"
-    ordered = sorted(names, key=lambda key: (rank(key[0]), key[0], key[1] != "last", key[1]))
-    return {key: results.select(split=split, context=key[0], checkpoint=key[1]) for key in ordered}
+    ordered = sorted(names, key=lambda key: (rank(key.context), key.context, key.ipc, key.checkpoint != "last"))
+    return {key: results.select(split=split, **key._asdict()) for key in ordered}
 
 
 def probes(results: Results, split: str) -> list[tuple[str, str]]:
-    """(probe, protocol) pairs of a split, in the order they were scored."""
-    return list(dict.fromkeys((row.probe, row.protocol) for row in results.select(split=split)))
+    """(probe, protocol) pairs of a split: TabICL's, the context set's own first, then others as they were scored."""
+    found = dict.fromkeys((row.probe, row.protocol) for row in results.select(split=split))
+    return sorted(found, key=lambda pair: not pair[0].startswith("tabicl"))
 
 
 def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
@@ -46,14 +57,14 @@ def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
     return text
 
 
-def label(context: str, checkpoint: str, rows: list[Row]) -> str:
+def label(key: Group, rows: list[Row]) -> str:
     """How a context is called in a table."""
-    draws, seeds = len({row.draw for row in rows}), len({row.seed for row in rows})
-    if checkpoint == "best_on_val":
-        return f"{context} (best on val)"
-    if seeds > 1:
-        return f"{context} ({seeds} seeds)"
-    return f"{context} ({draws} draws)" if draws > 1 else context
+    if key.checkpoint == "best_on_val":
+        return f"{key.context} (best on val)"
+    if (seeds := len({row.seed for row in rows})) > 1:
+        return f"{key.context} ({seeds} seeds)"
+    draws = len({row.draw for row in rows})
+    return f"{key.context} ({draws} draws)" if key.context == "random" and draws > 1 else key.context
 
 
 def accuracy_table(results: Results, split: str) -> Table:
@@ -63,19 +74,17 @@ def accuracy_table(results: Results, split: str) -> Table:
     first = results.select(split=split)[0]
     title = f"Accuracy on {split} in %, {first.n_query} queries, 95 % intervals"
     header = ["context", "rows", *(f"{probe} ({protocol})" if protocol else probe for probe, protocol in columns)]
+
+    def cells(rows: list[Row]) -> list[str]:
+        return [cell(results, [row for row in rows if (row.probe, row.protocol) == pair], spread) for pair in columns]
+
     body = []
-    for (context, checkpoint), rows in groups(results, split).items():
-        cells = [
-            cell(results, [row for row in rows if (row.probe, row.protocol) == column], spread) for column in columns
-        ]
-        body.append([label(context, checkpoint, rows), str(rows[0].n_context), *cells])
-        draw = best_random_draw(results, columns[0]) if checkpoint == "best_on_val" else None
+    for key, rows in groups(results, split).items():
+        body.append([label(key, rows), str(rows[0].n_context), *cells(rows)])
+        draw = best_random_draw(results, columns[0]) if key.checkpoint == "best_on_val" else None
         if draw is not None:
-            chosen = results.select(split=split, context="random", draw=draw)
-            cells = [
-                cell(results, [row for row in chosen if (row.probe, row.protocol) == pair], spread) for pair in columns
-            ]
-            body.append(["random (best draw on val)", str(rows[0].n_context), *cells])
+            chosen = results.select(split=split, context="random", draw=draw, ipc=key.ipc)
+            body.append(["random (best draw on val)", str(rows[0].n_context), *cells(chosen)])
     return Table(title, header, body)
 
 
@@ -88,19 +97,20 @@ def best_random_draw(results: Results, column: tuple[str, str]) -> int | None:
 def comparison_table(results: Results, split: str) -> Table:
     """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
     synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
-    protocol = synthetic[-1].protocol  # one of them, if the run was evaluated with several
+    protocol, ipc = synthetic[0].protocol, synthetic[0].ipc  # the context set's own protocol is scored first
     rows = {
         key: [row for row in group if (row.probe, row.protocol) == ("tabicl", protocol)]
         for key, group in groups(results, split).items()
     }
-    names = [key for key in rows if key[0] != "synthetic" and rows[key]]
-    correct = results.correct(rows["synthetic", "last"])
+    # What does not depend on the number of images per class is filed under the context set's own.
+    names = [key for key in rows if key.context != "synthetic" and key.ipc == ipc and rows[key]]
+    correct = results.correct(rows[Group("synthetic", "last", ipc)])
     comparisons = [paired_difference(correct, results.correct(rows[key])) for key in names]
     adjusted = holm([comparison.p_value for comparison in comparisons])
     body = []
     for key, comparison, p_value in zip(names, comparisons, adjusted, strict=True):
         interval = percent_interval(comparison.difference, sign="+")
-        body.append([f"synthetic - {key[0]}", interval, f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"])
+        body.append([f"synthetic - {key.context}", interval, f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"])
     title = f"Points on {split} with TabICL ({protocol}), paired on the queries"
     return Table(title, ["difference", "points [95 % interval]", "p (Holm)"], body)
 
@@ -109,13 +119,13 @@ def seconds_table(results: Results, split: str) -> Table:
     """Seconds to fit and to predict, medians over draws and seeds."""
     columns = probes(results, split)
     body = []
-    for (context, checkpoint), rows in groups(results, split).items():
+    for key, rows in groups(results, split).items():
         cells = []
         for column in columns:
             chosen = [row for row in rows if (row.probe, row.protocol) == column]
             fit, predict = (np.median([getattr(row, name) for row in chosen] or [np.nan]) for name in TIMES)
             cells.append(f"{fit:.2f} + {predict:.2f}" if chosen else "")
-        body.append([label(context, checkpoint, rows), str(rows[0].n_context), *cells])
+        body.append([label(key, rows), str(rows[0].n_context), *cells])
     queries = results.select(split=split)[0].n_query
     header = ["context", "rows", *(f"{probe} ({protocol})" if protocol else probe for probe, protocol in columns)]
     return Table(f"Seconds to fit + to predict {queries} queries", header, body)
@@ -131,8 +141,8 @@ def strip_plot(results: Results, split: str) -> Figure:
     rows = {key: group for key, group in rows.items() if group}
     figure, axes = new_figure(height=0.45 * len(rows) + 1.4)
     random = np.random.default_rng(0)  # the jitter of points, nothing else
-    for position, ((context, _), group) in enumerate(reversed(rows.items())):
-        color = COLORS["synthetic" if context == "synthetic" else "all" if context == "all" else "real"]
+    for position, (key, group) in enumerate(reversed(rows.items())):
+        color = COLORS[key.context if key.context in ("synthetic", "all") else "real"]
         interval = mean_accuracy(results.correct(group))
         middle, low, high = (100 * value for value in interval)
         if len(group) > 1:
@@ -143,7 +153,7 @@ def strip_plot(results: Results, split: str) -> Figure:
             axes.plot([low, high], [position, position], color=color, lw=2, alpha=0.5)
             axes.scatter(middle, position, s=40, color=color, zorder=3)
     axes.set_yticks(range(len(rows)))
-    names = [f"{label(*key, group)}, {group[0].n_context} rows" for key, group in rows.items()]
+    names = [f"{label(key, group)}, {group[0].n_context} rows" for key, group in rows.items()]
     axes.set_yticklabels(reversed(names))
     queries = results.select(split=split)[0].n_query
     axes.set_xlabel(f"accuracy on {split} in %, {queries} queries, {column[0]} ({column[1]})")

@@ -59,7 +59,7 @@ def publish(subject: Subject, results: Results, command: str) -> None:
     write_whole(folder / "report.html", lambda target: target.write_text(page, encoding="utf-8"))
     text = report_text(shown)
     write_whole(folder / "report.md", lambda target: target.write_text(text, encoding="utf-8"))
-    if "compare" in present:
+    if "compare" in present and subject.elsewhere is None:  # the card is the context set's, and stays with it
         for checkpoint, context_set in subject.context_sets.items():
             text = card(context_set, results.of("compare"))
             path = subject.folder / (BEST if checkpoint == BEST else "") / "README.md"

@@ -48,6 +48,7 @@ def toy(tmp_path):
         synthetic = ContextSet(z, y, NAMES, fit_protocol("rotated4", TRAIN.z, 2), metadata=about)
         subject.context_sets = {"last": synthetic, "best_on_val": synthetic}
         subject.data = SimpleNamespace(class_names=NAMES)
+        subject.fingerprint = "toy"
         return subject
 
     return make

@@ -6,8 +6,9 @@ import torch
 
 from synthicl import probes as probe_package
 from synthicl import selection
+from synthicl.context_set import ContextSet
 from synthicl.errors import UserError
-from synthicl.evaluation.compare import compare, make_probes, real_contexts
+from synthicl.evaluation.compare import compare, jobs_of, make_probes, real_contexts
 from synthicl.evaluation.embedded import Embedded
 from synthicl.evaluation.protocol_choice import choose_protocol, fewest_columns_of_the_best
 from synthicl.evaluation.results import Results
@@ -160,11 +161,50 @@ def test_probes_are_all_but_the_one_that_trains_for_long(digits):
     assert (own.model_path, other.model_path) == (BUNDLED["mini"], BUNDLED["mini_1"])
 
 
+def test_what_does_not_depend_on_ipc_is_filed_under_the_context_sets_own(digits):
+    results = Results()
+    for ipc in (None, 3):
+        compare(digits, results, contexts=["centroid", "class_mean"], probes=["linear"], ipc=ipc)
+    found = {(row.context, row.ipc, row.n_context) for row in results.rows.values()}
+    assert found == {("centroid", 1, 10), ("centroid", 3, 30), ("class_mean", 1, 10)}
+
+
+def test_a_probe_that_looks_at_images_is_fitted_with_several_seeds(digits):
+    contexts = real_contexts(digits, 1, 2, ["random", "centroid", "class_mean"])
+    (probe,) = make_probes(digits, ["linear_reference"])
+    jobs = [job for context in contexts for job in jobs_of(digits, probe, context, 3)]
+    assert [(context.name, context.draw) for context, _ in jobs] == [
+        ("random", 0),
+        ("random", 1),
+        *(("centroid", seed) for seed in range(3)),
+    ]
+    assert [made.seed for _, made in jobs] == [0, 1, 0, 1, 2]
+
+
+def test_the_posts_protocol_keeps_its_members(digits):
+    assert digits.fit_protocol("raw").n_estimators == 1
+    assert digits.fit_protocol("post").n_estimators == 32
+
+
+def test_too_few_training_images_for_any_protocol(digits):
+    digits._embedded["train"] = Embedded(*(part[:8] for part in digits.embedded("train")))
+    digits.config = {**digits.config, "tabicl.protocol": "auto"}
+    with pytest.raises(UserError, match=r"--tabicl\.protocol=auto: 8 training images are too few for any of"):
+        digits.protocol  # noqa: B018
+
+
+def test_other_tabicl_weights_than_the_runs_are_refused(digits):
+    about = {"tabicl_weights": "0" * 16}
+    digits.context_sets = {"last": ContextSet(Z, Y, ["a", "b", "c"], fit_protocol("raw", Z), metadata=about)}
+    with pytest.raises(UserError, match=r"--tabicl\.model_path=.*mini\.ckpt: these weights \(.*compare with another"):
+        digits.checkpoint  # noqa: B018
+
+
 def test_compare_a_dataset_alone(digits):
     results = Results()
     compare(digits, results, contexts=["random", "class_mean"], probes=["tabicl", "linear"], random_draws=2, ipc=3)
     assert len(results.rows) == 3 * 2 * 2
-    assert {(row.ipc, row.seed, row.checkpoint) for row in results.rows.values()} == {(3, 0, "")}
+    assert {(row.ipc, row.seed, row.checkpoint) for row in results.rows.values()} == {(3, 0, ""), (1, 0, "")}
     assert {row.n_context for row in results.select(context="random")} == {30}
     assert Results.load(digits.output).rows == results.rows
 
@@ -244,29 +284,39 @@ def test_soft_labels_reach_the_probes_that_can_use_them():
     assert accuracies[0][1] == accuracies[1][1]
 
 
-def test_poisoned_test_embeddings_change_nothing_but_test_rows():
-    """Contexts, the protocol that val chooses, and every val row are the same whatever test holds."""
-    val, clean = Embedded(*clusters(20, seed=1)), Embedded(*clusters(20, seed=2))
-    poisoned = Embedded(clean.z * 1e6 - 7, clean.y.flip(0))
+def test_poisoned_test_embeddings_change_nothing_but_test_rows(tmp_path):
+    """All of ``compare`` on digits: every builder and probe, synthetic images, the protocol that val chooses."""
+    images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     seen = []
-    for test in (clean, poisoned):
-        protocol, _ = choose_protocol(["rotated3", "pca2", "raw"], (Z, Y), val, 1, MINI, n_estimators=1)
-        contexts = contexts_of(Z, Y, 1, draws=2)
+    for poison in (False, True):
+        config = subject_config("digits", {"tabicl.n_estimators": 1})[1]
+        chosen = Subject(tmp_path / "alone", config | {"tabicl.candidates": ["rotated4", "pca2"]})
+        subject = Subject(tmp_path / str(poison), config)
+        clean = chosen.embedded("test")
+        if poison:
+            for one in (chosen, subject):
+                one._embedded["test"] = Embedded(clean.z * 1e6 - 7, clean.y.flip(0))
+        about = {"dataset": "digits", "backbone": "mini", "tabicl_checkpoint": "mini", "objective": "none"}
+        about |= {"backbone_weights": chosen.backbone.fingerprint, "ipc": 1, "seed": 0, "crop_size": 32}
+        rows = chosen.backbone(images / 255), torch.arange(10)
+        subject.context_sets = {"last": ContextSet(*rows, [*"0123456789"], chosen.protocol, images, about)}
         results = Results()
-        jobs = [(context, probe) for probe in (TabICLProbe(protocol, MINI), LinearProbe()) for context in contexts]
-        scorer(results).score(jobs, {"test": test, "val": val})
-        seen.append((protocol, contexts, results))
+        compare(subject, results, protocols=["pca3"], random_draws=2)
+        seen.append((chosen.protocol, real_contexts(subject, 1, 2), results))
     (protocol, contexts, results), (other_protocol, other_contexts, other_results) = seen
-    assert protocol.name == other_protocol.name
-    z = torch.randn(5, 4)
+    assert {context.name for context in contexts} == {*registered(selection), "neighbours"}
+    assert (protocol.name, protocol.n_estimators) == (other_protocol.name, other_protocol.n_estimators)
+    z = torch.randn(5, 128)
     assert torch.equal(protocol(z), other_protocol(z))
     for context, other in zip(contexts, other_contexts, strict=True):
         assert torch.equal(context.z, other.z)
         assert torch.equal(context.y, other.y)
-    for row in results.select(split="val"):
+    val = results.select(split="val")
+    assert len(val) > 50
+    for row in val:
         assert np.array_equal(results.predictions[row.key], other_results.predictions[row.key])
         assert row.cross_entropy == other_results.rows[row.key].cross_entropy
-    assert any(row.accuracy != other_results.rows[row.key].accuracy for row in results.select(split="test"))
+    assert all(row.accuracy != other_results.rows[row.key].accuracy for row in results.select(split="test"))
 
 
 def test_protocol_is_chosen_by_accuracy_on_val():

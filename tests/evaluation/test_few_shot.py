@@ -196,7 +196,6 @@ def test_rows_of_every_episode_and_probe(toy, short_pilot):
     for draw in range(4):  # paired: the same queries for both
         pair = [row for row in rows if row.draw == draw]
         assert np.array_equal(*(results.labels[row.key] for row in pair))
-        assert len({row.fingerprint for row in pair}) == 1
     assert np.mean([row.accuracy for row in rows]) > 0.5
     (pilot,) = results.select(context="pilot")
     assert (pilot.split, pilot.n_query, pilot.probe) == ("val", 3 * 30, "tabicl")

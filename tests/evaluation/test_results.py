@@ -62,6 +62,23 @@ def test_a_row_is_known_by_its_key_run_and_fingerprint(results):
         assert not results.has(replace(ROW, **change))
 
 
+def test_results_of_another_subject_count_as_nothing(tmp_path, results):
+    for row in list(results.rows.values()):
+        results.rows[row.key] = replace(row, subject="images a")
+    results.save(tmp_path)
+    assert Results.load(tmp_path, "images a").rows == results.rows
+    assert Results.load(tmp_path, "images b") == Results()
+    assert len(Results.load(tmp_path).rows) == 3  # who only looks sees what is there
+
+
+def test_drop_removes_what_belongs_to_a_row(results):
+    results.add(replace(ROW, draw=9), PREDICTIONS, labels=LABELS)
+    (row,) = results.select(draw=9)
+    results.drop([row])
+    assert not any(row.key in kept for kept in (results.rows, results.predictions, results.labels))
+    assert len(results.rows) == 3
+
+
 def test_rows_of_a_command(results):
     other = replace(ROW, command="scaling")
     results.add(other, PREDICTIONS)

@@ -185,3 +185,33 @@ def test_messages_for_checkpoints_that_are_unknown_or_missing():
         InContext(checkpoints=["mini_9"])
     with pytest.raises(UserError, match=r"gone\.ckpt\)\. Supply it with --model\.objective\.init_args"):
         InContext(checkpoints=["gone.ckpt"])
+
+
+def test_balanced_queries_count_every_class_the_same():
+    """Ninety-seven of a hundred real rows are of one class; only the others' rows move the loss of a balanced draw."""
+    real, synthetic = clusters(1), clusters(1, seed=3)
+    many = LabelledEmbeddings(
+        torch.cat([real.z, real.z[:1].expand(96, -1)]), torch.cat([real.y, real.y[:1].expand(96)])
+    )
+    by_class = {}
+    for balanced in (False, True):
+        losses = [
+            float(prepared(clusters(30), queries=400, balanced=balanced)(synthetic, part, C, generator()))
+            for part in (real, many)
+        ]
+        by_class[balanced] = abs(losses[0] - losses[1])
+    assert by_class[True] < 0.2 * by_class[False]
+
+
+def test_a_damaged_checkpoint_in_the_loop_is_named(tmp_path):
+    (tmp_path / "bad.ckpt").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"init_args\.checkpoints=.*bad\.ckpt: not a TabICL checkpoint"):
+        InContext(checkpoints=[str(tmp_path / "bad.ckpt")])
+
+
+def test_double_precision():
+    real, synthetic = clusters(30), clusters(1, seed=3)
+    z = synthetic.z.double().requires_grad_()
+    loss = prepared(real)(LabelledEmbeddings(z, synthetic.y), real._replace(z=real.z.double()), C, generator())
+    loss.backward()
+    assert loss.dtype == z.grad.dtype == torch.float64

@@ -72,3 +72,12 @@ def test_gradient_reaches_the_synthetic_embeddings():
 def test_message_for_snapshots_that_do_not_fit():
     with pytest.raises(UserError, match=r"5 snapshots in 3 probe_steps\. Record at least 2, and at most one each step"):
         TrajectoryMatching(snapshots=5, probe_steps=3)
+
+
+@pytest.mark.parametrize(("snapshots", "probe_steps"), [(2, 50), (9, 9), (5, 1000)])
+def test_the_last_head_is_that_of_the_whole_training(snapshots, probe_steps):
+    real = clusters(20)
+    objective = prepared(real, starts=1, snapshots=snapshots, probe_steps=probe_steps)
+    longer = prepared(real, starts=1, snapshots=probe_steps, probe_steps=probe_steps)
+    assert torch.equal(objective._weights[-1], longer._weights[-1])
+    assert len(objective._weights) <= snapshots

@@ -85,13 +85,16 @@ def test_rows_of_another_protocol_are_not_mixed_in(results):
     before = comparison_table(results, "test")
     for row in results.select(split="test", probe="tabicl"):
         results.add(replace(row, protocol="raw"), right(100))
-    title, _, body = comparison_table(results, "test")
-    assert title == "Points on test with TabICL (raw), paired on the queries"
-    assert all(row[1:] == ["+0.0 [+0.0, +0.0]", "1.000"] for row in body)
-    for row in results.select(protocol="raw"):
-        del results.rows[row.key]
-    results.add(replace(ROW, context="all", protocol="raw"), right(1))  # no synthetic row has that protocol
-    assert comparison_table(results, "test") == before
+    assert comparison_table(results, "test") == before  # the context set's own protocol, which was scored first
+
+
+def test_another_number_of_images_per_class_stands_in_a_line_of_its_own(results):
+    before = comparison_table(results, "test")
+    results.add(replace(ROW, context="centroid", ipc=5, n_context=50), right(150))
+    lines = [row[:3] for row in accuracy_table(results, "test").body if row[0] == "centroid"]
+    assert [line[1] for line in lines] == ["10", "50"]
+    assert [line[2][:4] for line in lines] == ["94.0", "75.0"]
+    assert comparison_table(results, "test") == before  # of equal size alone
 
 
 def test_markdown():
