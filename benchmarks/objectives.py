@@ -16,7 +16,6 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,29 +37,29 @@ JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in th
 
 
 def distil(options: argparse.Namespace, flags: list[str], objective: str, ipc: int, seed: int) -> Path:
-    """Make a run, unless it is there; its wall-clock seconds are kept beside it."""
+    """Make a run, unless it is there; the flags it was made with are kept beside it."""
     folder = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
-    finished = "*/version_*/context.safetensors"  # one that was interrupted lies beside the one that was made after it
-    if not (found := list(folder.glob(finished))):
-        start = time.perf_counter()
-        code = train(
-            [
-                *("fit", *flags, f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"),
-                *(f"--output_dir={folder}", "--random_draws=1"),
-            ]
-        )
-        if code:
-            sys.exit(code)
-        about = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
-        found = list(folder.glob(finished))
-        (found[0].parent / "seconds.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-    return found[0].parent
+    about = {"flags": flags, "threads": torch.get_num_threads()}
+    for path in folder.glob("*/version_*/bench.json"):  # written last: an interrupted run has none
+        if json.loads(path.read_text(encoding="utf-8")) == about:
+            return path.parent
+    code = train(
+        [
+            *("fit", *flags, f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"),
+            *(f"--output_dir={folder}", "--random_draws=1"),
+        ]
+    )
+    if code:
+        sys.exit(code)
+    run = next(folder.glob("*/latest")).resolve()
+    (run / "bench.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    return run
 
 
 def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) -> Results:
     """Score a run's context sets, or with ``real`` the real contexts of equal size."""
     probes = ["tabicl", "linear", "ridge", "knn", *(["linear_reference"] if ipc == 1 and not real else [])]
-    settings = {"contexts": REAL if real else (), "probes": probes, "checkpoints": [JUDGE]}
+    settings = {"contexts": REAL if real else (), "probes": probes, "checkpoints": [JUDGE], "reference_seeds": 1}
     if real:
         settings |= {"ipc": ipc, "random_draws": options.random_draws}
     output = options.output_dir / options.name / f"real_{ipc}" if real else None
@@ -125,7 +124,7 @@ def curve(run: Path) -> tuple[list[float], list[float]]:
     return [event.wall_time - start for event in found], [100 * event.value for event in found]
 
 
-def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int, threads: int) -> None:
+def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int) -> None:
     """Accuracy on val against time, every seed a line."""
     figure, axes = new_figure()
     for color, (objective, folders) in zip(CYCLE, runs.items(), strict=False):
@@ -135,7 +134,7 @@ def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int, th
     for style, name in (("--", "all"), (":", "class_mean")):
         row = results.select(split="val", context=name, probe="tabicl", ipc=ipc)[0]
         axes.axhline(100 * row.accuracy, color="black", lw=1, ls=style, label=f"{name}, {row.n_context} rows")
-    axes.set_xlabel(f"seconds since the first step, validations included ({threads} CPU thread)")
+    axes.set_xlabel(f"seconds since the first step, validations included ({torch.get_num_threads()} CPU thread(s))")
     axes.set_ylabel(f"TabICL's accuracy on val in %, {row.n_query} queries")
     axes.set_title(f"{ipc} image(s) per class", fontsize=10, loc="left")
     axes.grid(alpha=0.3)
@@ -172,20 +171,20 @@ def main() -> None:
                         command="transfer", context="class_mean"
                     ):  # real contexts are the same for all runs
                         add(together, found, {name: name for name in REAL}, "")
-            times = [json.loads((run / "seconds.json").read_text())["seconds"] for run in runs[objective]]
+            times = [curve(run)[0][-1] for run in runs[objective]]
             seconds.append([objective, str(ipc), f"{min(times):.0f} to {max(times):.0f}"])
         first = next(iter(runs.values()))[0]
         add(together, score(first, options, ipc, real=True).of("compare"), {name: name for name in REAL}, "")
         picture = options.page.parent / "images" / f"{options.page.stem}-{ipc}.png"
-        threads = json.loads((first / "seconds.json").read_text())["threads"]
-        plot(runs, together, picture, ipc, threads)
+        plot(runs, together, picture, ipc)
         parts += [f"### {table.title}\n\n{markdown(table)}" for table in tables(together, options.objectives, ipc)]
         parts.append(f"![accuracy on val against time](images/{picture.name})")
     if options.transfer:
         table = transfer_table(together, options.objectives, options.transfer)
         parts.append(f"### {table.title}\n\n{markdown(table)}")
     parts.append(
-        "### Seconds of a run, imports left out\n\n" + markdown(Table("", ["objective", "per class", "s"], seconds))
+        "### Seconds from the first step to the last validation\n\n"
+        + markdown(Table("", ["objective", "per class", "s"], seconds))
     )
     command = shlex.join(["python", "benchmarks/objectives.py", *sys.argv[1:]])
     about = (

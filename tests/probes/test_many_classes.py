@@ -9,8 +9,8 @@ from synthicl.in_context.protocol import fit_protocol
 from synthicl.probes.tabicl import TabICLProbe
 
 
-@pytest.mark.parametrize(("classes", "members"), [(25, 2), (1000, 1)])
-def test_probabilities_of_many_classes(classes, members):
+@pytest.mark.parametrize(("classes", "members", "least"), [(25, 2, 0.3), (1000, 1, 0.03)])
+def test_probabilities_of_many_classes(classes, members, least):
     """Every class is a point in 8 dimensions, with two rows near it; 50 queries near some points."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.randn(classes, 8, generator=generator)
@@ -23,5 +23,6 @@ def test_probabilities_of_many_classes(classes, members):
     probabilities = probe.predict_proba(queries)
     assert probabilities.shape == (50, classes)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-4)
-    # Better than chance is all that is asked: the bundled checkpoint was trained with up to ten classes.
-    assert (probabilities.argmax(1) == truth.numpy()).mean() > 2 / classes
+    # Far above chance, and far from perfect: the bundled checkpoint was trained with up to ten classes. Two hits among
+    # a thousand classes come by chance once in a thousand times.
+    assert (probabilities.argmax(1) == truth.numpy()).mean() > least
