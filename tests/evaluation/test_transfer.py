@@ -173,7 +173,7 @@ def test_messages(matrix, runs, tmp_path):
     cases = [
         ({"weights": ("mini",)}, r"--weights=mini: give name=path, for example dinov2_vitb14=/data/weights\.pth"),
         ({"backbones": ("resnet9000",)}, r"--backbones=resnet9000: unknown\. Choose one of: .*mini, mini_conv"),
-        ({"runs": ("digits",)}, r"outputs/digits/evaluation: there are no synthetic images\. Name the folder"),
+        ({"runs": ("digits",)}, r"outputs/digits/evaluation/mini: there are no synthetic images\. Name the folder"),
         ({"runs": (str(relative),)}, r"has the backbone and the seed of .*, so one would replace the other"),
     ]
     for given, message in cases:
