@@ -13,20 +13,21 @@ import numpy as np
 import torch
 from rich.progress import track
 from sklearn.neighbors import KNeighborsClassifier
+from tabicl import TabICLClassifier
 from torch import Tensor
 
 from synthicl.backbones import create_backbone
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings import embed_views
-from synthicl.evaluation.compare import score
 from synthicl.evaluation.protocol_choice import fewest_columns_of_the_best
+from synthicl.evaluation.scoring import score
 from synthicl.in_context.checkpoint import MINI
 from synthicl.in_context.protocol import Protocol, fit_protocol
 from synthicl.probes.linear import LinearProbe
+from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.report.table import markdown
-from synthicl.selection.class_mean import class_mean
+from synthicl.report.table import Table, markdown
 from synthicl.selection.random import random
 
 DRAWS = 20
@@ -40,20 +41,8 @@ Split = tuple[Tensor, Tensor]
 class PlainMember(TabICLProbe):
     """One member of the ensemble: no shuffles, no power transform."""
 
-    def classifier(self):  # noqa: ANN201, D102
+    def classifier(self) -> TabICLClassifier:  # noqa: D102
         return super().classifier().set_params(n_estimators=1, norm_methods="none", feat_shuffle_method="none")
-
-
-class CentroidProbe(Probe):
-    """Nearest class mean."""
-
-    name = "nearest centroid"
-
-    def fit(self, z: Tensor, y: Tensor) -> None:  # noqa: D102
-        self.means = class_mean(z, y, 1, 0).z
-
-    def predict_proba(self, z: Tensor) -> np.ndarray:  # noqa: D102
-        return (-torch.cdist(z, self.means)).softmax(1).numpy()
 
 
 def accuracies(probe: Probe, train: Split, queries: Split, rows: int | str) -> np.ndarray:
@@ -112,14 +101,14 @@ def main() -> None:
     train, val, test = (embedded["mini"][split] for split in ("train", "val", "test"))
     header = ["probe", *(f"{rows} per class" if rows != "all" else "all 899" for rows in ROWS)]
     on_val = measure({name: tabicl(fit_protocol(name, train[0], MEMBERS)) for name in PROTOCOLS}, train, val)
-    chosen = fewest_columns_of_the_best(on_val)
+    chosen = fewest_columns_of_the_best({name: [part.tolist() for part in parts] for name, parts in on_val.items()})
     protocol = fit_protocol(chosen, train[0], MEMBERS)
     on_test = measure(
         {
             f"TabICL mini, {chosen}, {MEMBERS} members": tabicl(protocol),
             f"TabICL mini, {chosen}, one plain member": tabicl(protocol, PlainMember),
             "linear (logistic regression)": LinearProbe(),
-            "nearest centroid": CentroidProbe(),
+            "nearest centroid": NearestClassMeanProbe(),
         },
         train,
         test,
@@ -133,19 +122,19 @@ beside each.
 
 ## Backbones, fitted on all training embeddings
 
-{markdown(["backbone", "linear, val", "5-NN, val", "linear, test", "5-NN, test"], backbone_rows)}
+{markdown(Table("", ["backbone", "linear, val", "5-NN, val", "linear, test", "5-NN, test"], backbone_rows))}
 
 ## TabICL mini on val: which protocol
 
 Random contexts of `mini` embeddings, mean of {DRAWS} draws ± standard error over draws; {MEMBERS} members.
 
-{markdown(header, body(on_val))}
+{markdown(Table("", header, body(on_val)))}
 
 Chosen: **{chosen}**, the fewest columns among those within one standard error of the best mean over the four columns.
 
 ## TabICL mini on test, with what val chose
 
-{markdown(header, body(on_test))}
+{markdown(Table("", header, body(on_test)))}
 """
     Path("docs/bundled.md").write_text(page, encoding="utf-8")
     print(page)

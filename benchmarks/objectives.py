@@ -38,7 +38,7 @@ JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in th
 
 def distil(options: argparse.Namespace, flags: list[str], objective: str, ipc: int, seed: int) -> Path:
     """Make a run, unless it is there; the flags it was made with are kept beside it."""
-    folder = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
+    folder: Path = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
     about = {"flags": flags, "threads": torch.get_num_threads()}
     for path in folder.glob("*/version_*/bench.json"):  # written last: an interrupted run has none
         if json.loads(path.read_text(encoding="utf-8")) == about:

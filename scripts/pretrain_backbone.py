@@ -53,7 +53,8 @@ AUGMENTATIONS = {
 
 def load_images(split: LabelledImages, size: int) -> Tensor:
     """Images of a split, (N, 3, size, size) in [0, 1]."""
-    return torch.stack(list(SquareImages(split, size))) / 255
+    squares = SquareImages(split, size)
+    return torch.stack([squares[index] for index in range(len(squares))]) / 255
 
 
 def scores(model: nn.Module, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]) -> dict[str, float]:

@@ -179,7 +179,6 @@ class Subject:
             device=self.device,
             backbone=self.backbone,
             crop_size=self.crop_size,
-            image_size=self.image_size,
             augmentation=self.augmentation,
             seed=seed,
         )

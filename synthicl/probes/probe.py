@@ -28,7 +28,6 @@ class ProbeSetting:
         device: where an in-context learner runs.
         backbone: for probes that look at images; it stays on its own device.
         crop_size: resolution in pixels that the backbone sees; None for the backbone's own.
-        image_size: resolution of a context's images, in pixels.
         augmentation: of a context's images; None for clean ones.
         seed: of probes that draw at random.
     """
@@ -38,7 +37,6 @@ class ProbeSetting:
     device: torch.device | str = "cpu"
     backbone: FrozenBackbone | None = None
     crop_size: int | None = None
-    image_size: int | None = None
     augmentation: Augmentation | None = None
     seed: int = 0
 

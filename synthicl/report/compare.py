@@ -76,7 +76,12 @@ def accuracy_table(results: Results, split: str) -> Table:
     header = ["context", "rows", *(f"{probe} ({protocol})" if protocol else probe for probe, protocol in columns)]
 
     def cells(rows: list[Row]) -> list[str]:
-        return [cell(results, [row for row in rows if (row.probe, row.protocol) == pair], spread) for pair in columns]
+        each = [[row for row in rows if (row.probe, row.protocol) == pair] for pair in columns]
+        draws = max(map(len, each))
+        return [
+            cell(results, chosen, spread) + (f", {len(chosen)} draws" if 1 < len(chosen) < draws else "")
+            for chosen in each
+        ]
 
     body = []
     for key, rows in groups(results, split).items():

@@ -49,7 +49,7 @@ def embedded(images):
 Y = torch.arange(20) % 4
 TRUTH = torch.arange(40) % 4
 IMAGES, Z, QUERIES = pictures(Y), embedded(pictures(Y)), embedded(pictures(TRUTH, seed=1))
-SETTING = ProbeSetting(fit_protocol("rotated3", Z, 2), MINI, backbone=Pixels(), image_size=8)
+SETTING = ProbeSetting(fit_protocol("rotated3", Z, 2), MINI, backbone=Pixels())
 
 
 def tabicl_probe(protocol="rotated3", members=2, **options):
