@@ -15,7 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.callbacks.estimate import Estimate
+from synthicl.callbacks.cost import Cost
 from synthicl.callbacks.export import Export
 from synthicl.callbacks.image_grid import ImageGrid
 from synthicl.callbacks.progress import DistillationProgress
@@ -131,7 +131,7 @@ class DistillCLI(LightningCLI):
             kwargs["callbacks"] = [
                 *(self._get(self.config_init, "trainer.callbacks") or []),
                 ImageGrid(),
-                Estimate(),
+                Cost(),
                 DistillationProgress(),
                 LogHyperparameters(
                     {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}

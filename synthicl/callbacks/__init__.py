@@ -1,1 +1,1 @@
-"""Lightning callbacks: TabICL on held-out embeddings, pictures, the estimate at the start, the artefact at the end."""
+"""Lightning callbacks: TabICL on held-out embeddings, pictures, what a run costs, the artefact at the end."""

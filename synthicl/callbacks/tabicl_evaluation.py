@@ -111,16 +111,19 @@ class TabICLEvaluation(L.Callback):
         chosen = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[: self.max_queries]
         return z[chosen], y[chosen]
 
+    def queries(self, split: str) -> tuple[Tensor, Tensor]:
+        """Embeddings (q, D) and labels (q,) of what is asked of a split, once it is prepared."""
+        z, y = self._queries[split]
+        return self._subset(z, y) if split == "val" else (z, y)
+
     def evaluate(self, rows: ContextRows, split: str, device: torch.device) -> TabICLScore:
         """Fit TabICL on context rows and score it on a split."""
         assert self.protocol is not None
         start = time.perf_counter()
         probe = TabICLProbe(self.protocol, self.model_path, device)
-        z, y = self._queries[split]
-        queries = self._subset(z, y) if split == "val" else (z, y)
         labels = rows.labels.cpu()
         probe.fit(rows.embeddings.cpu(), labels)
-        _, measured = score(probe, *queries, labels.unique().numpy())
+        _, measured = score(probe, *self.queries(split), labels.unique().numpy())
         return TabICLScore(measured["accuracy"], measured["cross_entropy"], time.perf_counter() - start)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,0 +1,124 @@
+"""What matters in a distillation: one setting changed at a time, on val.
+
+    python benchmarks/ablation.py                                        # one seed of everything, on digits
+    python benchmarks/ablation.py --only "lgm" "lgm, heads 1" --seeds 5  # more seeds of what is close
+    python benchmarks/ablation.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
+
+Flags that are not the script's go to train.py. Runs that are there are not made again, and the page shows all that are
+there. test is not looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+from runs import LINEAR, curve, distil, machine
+
+from synthicl.evaluation.episodes import t_interval
+from synthicl.report.table import Table, markdown
+
+INIT = "--model.objective.init_args"
+COMMON = {
+    "lr 0.01": ["--model.lr=0.01"],
+    "lr 0.1": ["--model.lr=0.1"],
+    "lr constant": ["--model.lr_schedule=constant"],
+    "a level every 15 steps": ["--model.grow_every=15"],
+    "a level every 60 steps": ["--model.grow_every=60"],
+    "a level every 100 steps": ["--model.grow_every=100"],
+    "300 steps": ["--trainer.max_steps=300"],
+    "1200 steps": ["--trainer.max_steps=1200"],
+    "pixels": ["--model.parameterisation=pixels"],
+    "levels begin at zero": ["--model.init=zero"],
+    "colours not decorrelated": ["--model.decorrelate=false"],
+    "real images online": ["--model.real=online"],
+}
+VARIATIONS: dict[str, dict[str, list[str]]] = {
+    "lgm": {
+        "heads 1": [f"{INIT}.heads=1"],
+        "heads 8": [f"{INIT}.heads=8"],
+        "heads 128": [f"{INIT}.heads=128"],
+        "logits of standard deviation 1": [f"{INIT}.logit_std=1"],
+        "not balanced": [f"{INIT}.balanced=false"],
+        "clean images": ["--model.views=0"],
+        "1 view": ["--model.views=1"],
+        "10 views": ["--model.views=10"],
+        "4 views in the bank": ["--model.bank_views=4"],
+        "bank in minibatches of 100": ["--model.bank_batch_size=100"],
+        **COMMON,
+    },
+    "in_context": {
+        "32 queries": [f"{INIT}.queries=32"],
+        "512 queries": [f"{INIT}.queries=512"],
+        "2 members": [f"{INIT}.members=2"],
+        "1 view": ["--model.views=1"],
+        "3 views": ["--model.views=3"],
+        **COMMON,
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="digits", help="of the dataset, for folders and titles")
+    parser.add_argument("--only", nargs="+", help="names such as 'lgm' or 'lgm, heads 1'")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
+    parser.add_argument("--page", type=Path, default=Path("docs/ablation-digits.md"))
+    options, flags = parser.parse_known_args()
+    flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.protocol=rotated16"]
+
+    parts = []
+    for objective, variations in VARIATIONS.items():
+        every = {objective: [], **{f"{objective}, {name}": changed for name, changed in variations.items()}}
+        body = []
+        for name, changed in every.items():
+            folder = options.output_dir / options.name / name.replace(", ", "/").replace(" ", "_")
+            if options.only is None or name in options.only:
+                for seed in range(options.seeds):
+                    settings = [f"--model.objective={objective}", *changed, f"--model.seed={seed}"]
+                    distil(folder / f"seed_{seed}", [*flags, *LINEAR, *settings])
+            runs = [path.parent for path in sorted(folder.glob("seed_*/*/version_*/bench.json"))]
+            if runs:
+                body.append(line(name, runs))
+        header = ["variation", "seeds", "TabICL", "linear", "best TabICL, at step", "s"]
+        parts.append(f"## {objective}\n\n{markdown(Table('', header, body))}")
+    command = shlex.join(["python", "benchmarks/ablation.py", *sys.argv[1:]])
+    about = (
+        f"Written by `{command}` ({machine()}).\n\nAccuracy on val in % at the end of a run; over several seeds the "
+        "mean, with its 95 % interval (Student). Best: highest at any validation, as a run that stops on val would "
+        "have it. s: seconds from the start of the fit, validations left out."
+    )
+    options.page.write_text(
+        f"# Ablation on {options.name}\n\n{about}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"
+    )
+    print(f"{options.page} written.")
+
+
+def line(name: str, runs: list[Path]) -> list[str]:
+    """A row of the table."""
+    curves = [curve(run) for run in runs]
+    best = [int(np.argmax(found.accuracy["tabicl"])) for found in curves]
+    top = np.mean([found.accuracy["tabicl"][at] for found, at in zip(curves, best, strict=True)])
+    steps = [found.steps[at] for found, at in zip(curves, best, strict=True)]
+    return [
+        name,
+        str(len(runs)),
+        *(_percent([found.accuracy[probe][-1] for found in curves]) for probe in ("tabicl", "linear")),
+        f"{100 * top:.1f}, {int(np.median(steps))}",
+        f"{np.mean([found.seconds[-1] for found in curves]):.0f}",
+    ]
+
+
+def _percent(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
+    mean, low, high = t_interval(np.array(values))
+    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What benchmarks share: runs that are made once, curves read from them, and words for the machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from synthicl.cli import train
+
+LINEAR = (
+    "--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation",
+    "--trainer.callbacks.probe=linear",
+)
+"""Flags that put a linear probe beside TabICL at each validation."""
+
+
+def distil(folder: Path, flags: list[str]) -> Path:
+    """Make a run with these flags of train.py, unless it is there; how it was made is kept beside it."""
+    about = {"flags": flags, "threads": torch.get_num_threads()}
+    for path in folder.glob("*/version_*/bench.json"):  # written last: an interrupted run has none
+        if json.loads(path.read_text(encoding="utf-8")) == about:
+            return path.parent
+    code = train(["fit", *flags, f"--output_dir={folder}", "--random_draws=1"])
+    if code:
+        sys.exit(code)
+    run = next(folder.glob("*/latest")).resolve()
+    (run / "bench.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    return run
+
+
+class Curve(NamedTuple):
+    """A run's validations.
+
+    Attributes:
+        steps: after how many steps.
+        seconds: what they had taken, validations left out.
+        accuracy: of each probe on val, in [0, 1].
+    """
+
+    steps: list[int]
+    seconds: list[float]
+    accuracy: dict[str, list[float]]
+
+
+def curve(run: Path) -> Curve:
+    """What a run logged at its validations."""
+    events = EventAccumulator(str(run)).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("val/") and tag.endswith("_accuracy")]
+    accuracy = {
+        tag.removeprefix("val/").removesuffix("_accuracy"): [event.value for event in events.Scalars(tag)]
+        for tag in tags
+    }
+    seconds = events.Scalars("train/seconds")
+    return Curve([event.step + 1 for event in seconds], [event.value for event in seconds], accuracy)
+
+
+def machine() -> str:
+    """This machine in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    names = [line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

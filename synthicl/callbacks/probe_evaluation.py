@@ -1,0 +1,46 @@
+"""Any other probe at each validation, beside TabICL."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.distiller import Distiller
+from synthicl.evaluation.scoring import score
+from synthicl.probes import probe_factory
+from synthicl.probes.probe import ProbeSetting
+
+
+class ProbeEvaluation(L.Callback):
+    """Fit a probe on the current context rows and log ``val/<probe>_accuracy``, on the queries that TabICL is asked.
+
+    In use: ``--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation
+    --trainer.callbacks.probe=linear``.
+
+    Args:
+        probe: name of the probe, one that needs embeddings only.
+
+    Raises:
+        UserError: there is no such probe.
+    """
+
+    def __init__(self, probe: str = "linear") -> None:
+        self.probe = probe
+        self._factory = probe_factory(probe)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score on val; a collective call."""
+        assert isinstance(pl_module, Distiller)
+        tabicl = next(callback for callback in trainer.callbacks if isinstance(callback, TabICLEvaluation))  # type: ignore[attr-defined]
+        tabicl.prepare(trainer, pl_module, "val")
+        rows, accuracy = pl_module.context_rows(), None
+        if trainer.is_global_zero:
+            assert tabicl.protocol is not None
+            with isolate_rng():
+                probe = self._factory(ProbeSetting(tabicl.protocol, tabicl.model_path, pl_module.device))
+                labels = rows.labels.cpu()
+                probe.fit(rows.embeddings.cpu(), labels)
+                _, measured = score(probe, *tabicl.queries("val"), labels.unique().numpy())
+                accuracy = measured["accuracy"]
+        pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))
