@@ -4,7 +4,8 @@ The family is the reference's (linear-gradient-matching): horizontal flip, rando
 images in [0, 1] before normalisation, not clamped. kornia draws flips and boxes; because both are affine, one
 ``grid_sample`` applies them (kornia's own warps cost as much as a small backbone). Parameters of all images of a step
 are drawn at once, identically on every rank, and indexed by whoever needs some of them; noise fields are too large for
-that and are drawn image by image from seeds that are part of the parameters.
+that and are drawn where they are needed, in blocks that belong to fixed rows (a generator for every row would cost a
+GPU as much as a small backbone).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from synthicl.randomness import derive_seed, keyed_generator
 
+NOISE_BLOCK = 16  # rows whose noise is drawn together
+
 
 @dataclass(frozen=True)
 class AugmentationParameters:
@@ -27,17 +30,20 @@ class AugmentationParameters:
         boxes: (N, 4) left, top, width, height of the crop in pixels of the input.
         flip: (N,) bool, mirrored left to right after the crop.
         noisy: (N,) bool, noise is added.
-        noise_seeds: seed of each image's noise field.
+        first: number of the first of these images among all that were drawn for.
+        noise_seed: of the noise fields of all of them.
     """
 
     boxes: Tensor
     flip: Tensor
     noisy: Tensor
-    noise_seeds: list[int]
+    first: int
+    noise_seed: int
 
     def __getitem__(self, rows: slice) -> AugmentationParameters:
-        """The parameters of some of the images."""
-        return AugmentationParameters(self.boxes[rows], self.flip[rows], self.noisy[rows], self.noise_seeds[rows])
+        """The parameters of consecutive images."""
+        first = self.first + rows.indices(len(self.boxes))[0]
+        return AugmentationParameters(self.boxes[rows], self.flip[rows], self.noisy[rows], first, self.noise_seed)
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Augmentation:
             flip, noisy = torch.rand(2, count) < torch.tensor([[self.flip], [self.noise_probability]])
         left_top = corners[:, 0]
         boxes = torch.cat([left_top, corners[:, 2] + 1 - left_top], 1)  # kornia's corners are inclusive
-        return AugmentationParameters(boxes, flip, noisy, [derive_seed(*key, row) for row in range(count)])
+        return AugmentationParameters(boxes, flip, noisy, 0, derive_seed(*key, "noise"))
 
     def apply(self, images: Tensor, parameters: AugmentationParameters, size: int) -> Tensor:
         """Crop, flip and add noise.
@@ -93,13 +99,18 @@ class Augmentation:
         views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         if self.noise_probability == 0:
             return views
-        noise = torch.stack([self._noise(parameters, row, views) for row in range(len(views))])
-        return views + noise
+        noisy = parameters.noisy.to(images, non_blocking=True)[:, None, None, None]
+        return views + noisy * (self.noise_mean + self.noise_std * _noise(parameters, views).to(views))
 
-    def _noise(self, parameters: AugmentationParameters, row: int, views: Tensor) -> Tensor:
-        """The noise of one image, zero where it gets none."""
-        if not parameters.noisy[row]:
-            return torch.zeros_like(views[row])
-        generator = keyed_generator(parameters.noise_seeds[row], device=views.device)
-        noise = torch.randn(views.shape[1:], generator=generator, device=views.device)
-        return self.noise_mean + self.noise_std * noise.to(views.dtype)
+
+def _noise(parameters: AugmentationParameters, views: Tensor) -> Tensor:
+    """N(0, 1) of the shape of some views, the same for a view in whatever company it is asked for."""
+    first, end = parameters.first, parameters.first + len(views)
+    shape = NOISE_BLOCK, *views.shape[1:]
+    blocks = []
+    for block in range(first // NOISE_BLOCK, -(-end // NOISE_BLOCK)):
+        generator = keyed_generator(parameters.noise_seed, block, device=views.device)
+        field = torch.randn(shape, generator=generator, device=views.device)
+        start = block * NOISE_BLOCK
+        blocks.append(field[max(first - start, 0) : end - start])
+    return torch.cat(blocks)

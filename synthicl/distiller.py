@@ -7,6 +7,7 @@ One step: decode the pyramids, augment, embed, compare with the real side, back-
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
@@ -14,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthicl.augmentation import Augmentation
+from synthicl import memory
+from synthicl.augmentation import Augmentation, AugmentationParameters
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.chunking import backpropagate_in_chunks, chunks
 from synthicl.context_set import to_uint8
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.transforms import crop_centre
-from synthicl.distributed import gather_rows, owned, world
+from synthicl.distributed import collect_rows, gather_rows, owned, world
 from synthicl.embeddings import embed_views
 from synthicl.errors import UserError
 from synthicl.objectives import LabelledEmbeddings, Objective
@@ -29,6 +31,7 @@ from synthicl.real_side import Bank, OnlineBatches
 from synthicl.synthetic import SyntheticPyramid
 
 OWN_CLASS = 0.9  # probability of an image's own class where soft labels begin
+EVALUATED_AT_ONCE = 64  # images embedded at once where nothing has been optimised
 CHECK_EVERY = 10  # steps between two looks at whether the loss is finite
 
 
@@ -71,7 +74,8 @@ class Distiller(L.LightningModule):
         bank_batch_size: real images of the bank used in a step; None for all.
         lr: learning rate of Adam. The reference has 0.002.
         lr_schedule: ``constant`` is the reference, ``cosine`` falls to zero at ``--trainer.max_steps``.
-        chunk_size: most images embedded at once; what memory depends on.
+        chunk_size: most views embedded at once, what memory depends on; None for as many as fit into the memory that is
+            free when a fit begins.
         seed: seed of the optimisation. Backbone and splits do not depend on it.
 
     Raises:
@@ -101,7 +105,7 @@ class Distiller(L.LightningModule):
         bank_batch_size: int | None = None,
         lr: float = 0.002,
         lr_schedule: Literal["constant", "cosine"] = "constant",
-        chunk_size: int = 128,
+        chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -125,9 +129,10 @@ class Distiller(L.LightningModule):
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.chunk_size = chunk_size
+        self.rows_at_once = chunk_size or EVALUATED_AT_ONCE  # a fit without a chunk size finds its own
         self.seed = seed
         for flag, value in (("ipc", ipc), ("grow_every", grow_every), ("chunk_size", chunk_size)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"--model.{flag}={value}: must be at least 1.")
         if self.crop_size > image_size:
             raise UserError(
@@ -183,7 +188,7 @@ class Distiller(L.LightningModule):
         assert isinstance(data, ImageDataModule)
         if stage == "fit" and self.real == "online":
             data.batch_of_step = OnlineBatches(
-                data.splits["train"], self.num_images * self.views, self.image_size, self.seed
+                data.splits["train"], self.num_images * self.views, self.image_size, self.seed, rank, ranks
             )
 
     def on_fit_start(self) -> None:
@@ -208,7 +213,30 @@ class Distiller(L.LightningModule):
                     seed=self.seed,
                     **common,
                 )
-            self.bank = Bank(z.to(self.device), y, self.bank_batch_size, self.seed)
+            self.bank = Bank(z, y.cpu(), self.bank_batch_size, self.seed, self.device)
+        if self.chunk_size is None:
+            self.rows_at_once = self.largest_chunk()
+
+    def largest_chunk(self) -> int:
+        """How many views can be embedded at once, once all levels of the pyramid exist."""
+        rows = len(self.mine) * self.views
+        self._zero_gradients()
+        embed = self.view_embedder(0)
+        with torch.autocast(self.device.type, enabled=False):
+            per_row = memory.saved_bytes(lambda: embed(slice(0, 2))) - memory.saved_bytes(lambda: embed(slice(0, 1)))
+        self.pyramid.zero_grad()
+        return memory.largest_chunk(rows, per_row, self.device, self.bytes_of_images(), self._sharers())
+
+    def _sharers(self) -> int:
+        """Processes of this run that share this device's memory."""
+        processes: int = self.trainer.num_devices
+        return processes if self.device.type == "cpu" else 1
+
+    def bytes_of_images(self) -> int:
+        """What this rank's images need besides a step: complete pyramids, their gradients, and two moments of Adam."""
+        numbers = len(self.mine) * 3 * sum(resolution**2 for resolution in self.pyramid.resolutions)
+        size: int = self.pyramid.levels[0].element_size()
+        return 4 * numbers * size
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on what belongs to images, pyramids and soft labels, and on what the objective learns."""
@@ -244,11 +272,10 @@ class Distiller(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
 
-        images = self.pyramid.decode()
-        leaf = images.detach().requires_grad_()
+        optimizer.zero_grad()
+        self._zero_gradients()
         real = self.real_embeddings(step, batch)
         labels = self.labels.repeat_interleave(self.views)
-        embed = self.view_embedder(leaf, step)
 
         # Like the loss, what the objective learns and the soft labels of all images are the same on every rank.
         learnt: list[Tensor] = self.learnt_by_objective()
@@ -263,17 +290,15 @@ class Distiller(L.LightningModule):
             return loss
 
         loss, gradients = backpropagate_in_chunks(
-            embed,
-            rows=len(leaf) * self.views,
-            chunk_size=self.chunk_size,
+            self.view_embedder(step),
+            rows=len(self.mine) * self.views,
+            chunk_size=self.rows_at_once,
             gather=lambda z: gather_rows(z, self.num_images, self.views),
             first_row=self.mine.start * self.views,
             loss_of=loss_of,
             backward=self.manual_backward,
             leaves=learnt if soft is None else [*learnt, soft],
         )
-        optimizer.zero_grad()
-        images.backward(leaf.grad)
         if soft is not None:
             mine = slice(self.mine.start, self.mine.stop)
             self.manual_backward((self.targets() * gradients.pop()[mine]).sum())
@@ -297,20 +322,32 @@ class Distiller(L.LightningModule):
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.trainer.max_steps))
 
-    def view_embedder(self, images: Tensor, step: int) -> Any:
+    def _zero_gradients(self) -> None:
+        """Give the levels the gradients that chunks add to, see `SyntheticPyramid.decode`."""
+        for level in self.pyramid.levels:
+            level.grad = torch.zeros_like(level)
+
+    def view_embedder(self, step: int) -> Callable[[slice], Tensor]:
         """A function that embeds some rows: row r is view r % views of this rank's image r // views."""
-        count = self.num_images * self.views
-        if self.augmentation is None:
-            return lambda part: self._embed(crop_centre(images[part], self.crop_size))
-        augmentation = self.augmentation
-        everyone = augmentation.draw(count, self.image_size, self.seed, "synthetic", step)
-        parameters = everyone[self.mine.start * self.views : self.mine.stop * self.views]
+        views, parameters = self.views, None
+        if self.augmentation is not None:
+            everyone = self.augmentation.draw(self.num_images * views, self.image_size, self.seed, "synthetic", step)
+            parameters = everyone[self.mine.start * views : self.mine.stop * views]
 
         def embed(part: slice) -> Tensor:
-            rows = torch.arange(part.start, part.stop, device=images.device) // self.views
-            return self._embed(augmentation.apply(images[rows], parameters[part], self.crop_size))
+            first, end = part.start // views, -(-part.stop // views)
+            images = self.pyramid.decode(slice(first, end))
+            rows = images[:, None].expand(-1, views, -1, -1, -1).flatten(0, 1)
+            rows = rows[part.start - first * views : part.stop - first * views]
+            return self._embed(self._view(rows, None if parameters is None else parameters[part]))
 
         return embed
+
+    def _view(self, images: Tensor, parameters: AugmentationParameters | None) -> Tensor:
+        """What the backbone sees of images (N, 3, S, S): augmented views, or the clean centre."""
+        if self.augmentation is None or parameters is None:
+            return crop_centre(images, self.crop_size)
+        return self.augmentation.apply(images, parameters, self.crop_size)
 
     def _embed(self, images: Tensor) -> Tensor:
         """Embed images; what comes out of 16-bit autocast becomes float32 for the objective."""
@@ -323,21 +360,19 @@ class Distiller(L.LightningModule):
         """Real embeddings of a step: from the bank, or of the batch's images, each rank embedding its share."""
         if self.real == "bank":
             return self.bank(step)
-        _, pixels, y = batch
-        rank, ranks = world()
-        share = owned(len(y), rank, ranks)
-        images = pixels[share.start : share.stop].to(next(self.pyramid.parameters()).dtype) / 255
+        _, pixels, y = batch  # this rank's images, and the labels of all
         parameters = None
         if self.augmentation is not None:
+            rank, ranks = world()
+            share = owned(len(y), rank, ranks)
             everyone = self.augmentation.draw(len(y), self.image_size, self.seed, "online", step)
             parameters = everyone[share.start : share.stop]
+        dtype = self.pyramid.levels[0].dtype
         parts = [torch.empty(0, self.backbone.embed_dim, device=self.device)]
-        for part in chunks(len(images), self.chunk_size):
-            if self.augmentation is not None and parameters is not None:
-                parts.append(self._embed(self.augmentation.apply(images[part], parameters[part], self.crop_size)))
-            else:
-                parts.append(self._embed(crop_centre(images[part], self.crop_size)))
-        return LabelledEmbeddings(gather_rows(torch.cat(parts), len(y)), y)
+        for part in chunks(len(pixels), self.rows_at_once):
+            images = pixels[part].to(self.device, non_blocking=True).to(dtype) / 255
+            parts.append(self._embed(self._view(images, None if parameters is None else parameters[part])))
+        return LabelledEmbeddings(gather_rows(torch.cat(parts), len(y)), y.to(self.device, non_blocking=True))
 
     def raise_if_diverged(self) -> None:
         """Stop if a loss was not finite.
@@ -364,21 +399,28 @@ class Distiller(L.LightningModule):
         return self.target_logits.softmax(1)
 
     @torch.no_grad()
+    def _mine_in_chunks(self) -> Iterator[Tensor]:
+        """This rank's images, (N, 3, S, S), uint8, some at a time."""
+        for part in chunks(len(self.mine), self.rows_at_once):
+            yield to_uint8(self.pyramid.decode(part))
+
     def pixels(self) -> Tensor:
         """The synthetic images of all ranks, (n, 3, S, S), uint8; a collective call."""
-        return gather_rows(to_uint8(self.pyramid.decode()), self.num_images)
+        empty = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8, device=self.device)
+        return gather_rows(torch.cat([empty, *self._mine_in_chunks()]), self.num_images)
 
     @torch.no_grad()
     def context_rows(self) -> ContextRows:
         """The synthetic images of all ranks and their clean embeddings; a collective call."""
-        images = to_uint8(self.pyramid.decode())
+        images = [torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8, device=self.device)]
         parts = [torch.empty(0, self.backbone.embed_dim, device=self.device)]
         with torch.autocast(self.device.type, enabled=False):
-            for part in chunks(len(images), self.chunk_size):
-                pixels = crop_centre(images[part], self.crop_size) / 255
+            for some in self._mine_in_chunks():
+                pixels = crop_centre(some, self.crop_size) / 255
+                images.append(some)
                 parts.append(self.backbone(pixels.to(self.backbone.mean.dtype)).float())
         return ContextRows(
-            gather_rows(images, self.num_images),
+            gather_rows(torch.cat(images), self.num_images),
             gather_rows(torch.cat(parts), self.num_images),
             self.labels,
             gather_rows(self.targets().float(), self.num_images) if self.soft_labels else None,
@@ -412,7 +454,7 @@ class Distiller(L.LightningModule):
         if hasattr(self, "_diverged"):
             self.raise_if_diverged()
         checkpoint["distillation"] = self.identity()
-        self._map_rows(checkpoint, lambda rows: gather_rows(rows.to(self.device), self.num_images).cpu())
+        self._map_rows(checkpoint, lambda rows: collect_rows(rows.to(self.device), self.num_images))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this rank's rows of a checkpoint that any number of ranks wrote.

@@ -51,6 +51,28 @@ def gather_rows(rows: Tensor, total: int, per_item: int = 1) -> Tensor:
     return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])
 
 
+def collect_rows(rows: Tensor, total: int) -> Tensor:
+    """Put the blocks of all ranks together in the host memory of rank 0, one at a time, for what is written to disk.
+
+    Args:
+        rows: this rank's block, (n_rank, *), on the device.
+        total: number of rows on all ranks.
+
+    Returns:
+        (total, *) on rank 0; on the others this rank's block.
+    """
+    me, ranks = world()
+    if ranks == 1:
+        return rows.cpu()
+    blocks = []
+    for rank in range(ranks):
+        block = rows.contiguous() if rank == me else rows.new_empty(len(owned(total, rank, ranks)), *rows.shape[1:])
+        dist.broadcast(block, rank)
+        if me == 0:
+            blocks.append(block.cpu())
+    return torch.cat(blocks) if me == 0 else rows.cpu()
+
+
 class ImageParallelStrategy(DDPStrategy):
     """DDP's launchers and process group without its wrapper.
 

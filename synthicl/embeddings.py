@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from synthicl.assets import cache_dir
-from synthicl.augmentation import Augmentation
+from synthicl.augmentation import Augmentation, AugmentationParameters
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.data.images import LabelledImages
-from synthicl.data.transforms import SquareImages
+from synthicl.data.transforms import RandomSquares, SquareImages
 from synthicl.distributed import gather_rows, owned, world
 from synthicl.files import write_whole
 
@@ -90,11 +91,21 @@ def embed_views(
         return cached
 
     mine = owned(len(images), rank, ranks)
-    result = []
-    for view in range(views if augmentation is not None else 1):
-        z = _embed_view(backbone, images, mine, crop_size, augmentation, image_size, view, seed, num_workers, what)
-        result.append(gather_rows(z, len(images)).cpu())
-    embeddings = torch.stack(result)
+    squares = SquareImages(images, crop_size)
+    parameters: list[AugmentationParameters] = []
+    if augmentation is not None:
+        assert image_size is not None
+        keys = [(seed, "bank", view) for view in range(views)]
+        squares = RandomSquares(images, image_size, keys)
+        parameters = [augmentation.draw(len(images), image_size, *key) for key in keys]
+
+    def view_of(view: int, pixels: Tensor, first: int) -> Tensor:
+        if augmentation is None:
+            return pixels
+        return augmentation.apply(pixels, parameters[view][first : first + len(pixels)], crop_size)
+
+    z = _embed(backbone, squares, mine, views if augmentation is not None else 1, view_of, num_workers, what)
+    embeddings = torch.stack([gather_rows(of_view, len(images)).cpu() for of_view in z])
     if rank == 0:
         write_whole(path, lambda target: target.write_bytes(save({"z": embeddings.contiguous()})))
     return embeddings
@@ -109,33 +120,23 @@ def _read(path: Path) -> Tensor | None:
 
 
 @torch.no_grad()
-def _embed_view(
+def _embed(
     backbone: FrozenBackbone,
-    images: LabelledImages,
+    squares: SquareImages,
     mine: range,
-    crop_size: int,
-    augmentation: Augmentation | None,
-    image_size: int | None,
-    view: int,
-    seed: int,
+    views: int,
+    view_of: Callable[[int, Tensor, int], Tensor],
     num_workers: int,
     what: str,
-) -> Tensor:
-    """One view of the images at ``mine``, (len(mine), D), float32."""
+) -> list[Tensor]:
+    """All views of the images at ``mine``, each (len(mine), D), float32; reading overlaps with embedding."""
     device = next(backbone.parameters()).device
-    squares = SquareImages(images, crop_size)
-    parameters = None
-    if augmentation is not None:
-        assert image_size is not None
-        squares = SquareImages(images, image_size, (seed, "bank", view))
-        parameters = augmentation.draw(len(images), image_size, seed, "bank", view)
     loader = DataLoader(Subset(squares, mine), BATCH_SIZE, num_workers=num_workers, pin_memory=device.type == "cuda")
-    embedded = []
-    quiet = mine.start > 0 or len(loader) < 20  # one bar, on rank 0, and none for what takes a moment
+    embedded: list[list[Tensor]] = [[torch.empty(0, backbone.embed_dim, device=device)] for _ in range(views)]
+    quiet = mine.start > 0 or len(loader) * views < 20  # one bar, on rank 0, and none for what takes a moment
     for number, batch in enumerate(track(loader, f"Embedding {what}", disable=quiet, transient=True)):
-        pixels = batch.to(device, non_blocking=True) / 255
-        if augmentation is not None and parameters is not None and image_size is not None:
-            start = mine.start + number * BATCH_SIZE
-            pixels = augmentation.apply(pixels, parameters[start : start + len(pixels)], crop_size)
-        embedded.append(backbone(pixels).float())
-    return torch.cat(embedded) if embedded else torch.empty(0, backbone.embed_dim, device=device)
+        pixels = batch.to(device, non_blocking=True).view(len(batch), views, 3, *batch.shape[-2:])
+        for view in range(views):
+            images = view_of(view, pixels[:, view] / 255, mine.start + number * BATCH_SIZE)
+            embedded[view].append(backbone(images).float())
+    return [torch.cat(parts) for parts in embedded]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from synthicl.data.images import LabelledImages
-from synthicl.data.transforms import SquareImages
+from synthicl.data.transforms import RandomSquares
+from synthicl.distributed import owned
 from synthicl.objectives.objective import LabelledEmbeddings
 from synthicl.randomness import keyed_generator
 
@@ -27,12 +28,16 @@ class OnlineBatches:
         batch_size: images in a batch; all of them if there are fewer.
         image_size: resolution of the synthetic images: real ones are resized to it and randomly cropped, in pixels.
         seed: seed of the order and of the crops.
+        rank: which share of a batch's images is read.
+        ranks: number of shares.
     """
 
     images: LabelledImages
     batch_size: int
     image_size: int
     seed: int
+    rank: int = 0
+    ranks: int = 1
 
     def indices(self, step: int) -> Tensor:
         """Which images step ``step`` (counted from 0) sees, (B,)."""
@@ -43,38 +48,53 @@ class OnlineBatches:
         return order[position * size : (position + 1) * size]
 
     def __call__(self, step: int) -> tuple[int, Tensor, Tensor]:
-        """The batch of a step: the step, images (B, 3, S, S), uint8, and labels (B,)."""
+        """The batch of a step: the step, this rank's images (B_rank, 3, S, S), uint8, and the labels of all, (B,)."""
         indices = self.indices(step)
-        squares = SquareImages(self.images, self.image_size, (self.seed, "online crop", step))
-        pixels = torch.stack([squares[int(index)] for index in indices])
-        return step, pixels, torch.from_numpy(self.images.labels)[indices]
+        share = owned(len(indices), self.rank, self.ranks)
+        squares = RandomSquares(self.images, self.image_size, [(self.seed, "online crop", step)])
+        pixels = [squares[int(index)] for index in indices[share.start : share.stop]]
+        empty = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        return step, torch.cat([empty, *pixels]), torch.from_numpy(self.images.labels)[indices]
 
 
-@dataclass(frozen=True)
 class Bank:
-    """An embedding bank on the device of the optimisation.
+    """An embedding bank. It lies on the device if every step uses all of it, and else in the host's memory.
 
-    Attributes:
-        z: (V, N, D), V views of each of N images.
-        y: (N,).
+    Args:
+        z: (V, N, D), V views of each of N images, on the CPU.
+        y: (N,), on the CPU.
         batch_size: images drawn in each step, as many of each class as there are; None for all of them.
         seed: seed of the draws.
+        device: where a step's embeddings go.
     """
 
-    z: Tensor
-    y: Tensor
-    batch_size: int | None
-    seed: int
+    def __init__(
+        self, z: Tensor, y: Tensor, batch_size: int | None, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.batch_size = batch_size if batch_size is None or batch_size < len(y) else None
+        self.seed = seed
+        self.device = torch.device(device)
+        if self.batch_size is None:
+            self._all = LabelledEmbeddings(z.flatten(0, 1).to(device), y.repeat(len(z)).to(device))
+            return
+        self._z, self._y = z, y
+        self._counts = torch.bincount(y)
+        self._starts = self._counts.cumsum(0) - self._counts
+        self._per_class = -(-self.batch_size // int((self._counts > 0).sum()))
 
     def __call__(self, step: int) -> LabelledEmbeddings:
         """The embeddings of a step: all rows, or a class-balanced minibatch with all views."""
-        if self.batch_size is None or self.batch_size >= len(self.y):
-            return LabelledEmbeddings(self.z.flatten(0, 1), self.y.repeat(len(self.z)))
-        generator = keyed_generator(self.seed, "bank batch", step)
-        shuffled = torch.randperm(len(self.y), generator=generator).to(self.y.device)
-        by_class = shuffled[self.y[shuffled].argsort(stable=True)]
-        counts = torch.bincount(self.y)
-        starts = (counts.cumsum(0) - counts)[self.y[by_class]]
-        rank_in_class = torch.arange(len(self.y), device=self.y.device) - starts
-        chosen = by_class[rank_in_class < -(-self.batch_size // int((counts > 0).sum()))]
-        return LabelledEmbeddings(self.z[:, chosen].flatten(0, 1), self.y[chosen].repeat(len(self.z)))
+        if self.batch_size is None:
+            return self._all
+        shuffled = torch.randperm(len(self._y), generator=keyed_generator(self.seed, "bank batch", step))
+        by_class = shuffled[self._y[shuffled].argsort(stable=True)]
+        rank_in_class = torch.arange(len(self._y)) - self._starts[self._y[by_class]]
+        chosen = by_class[rank_in_class < self._per_class]
+        z, y = self._z[:, chosen].flatten(0, 1), self._y[chosen].repeat(len(self._z))
+        return LabelledEmbeddings(self._move(z), self._move(y))
+
+    def _move(self, rows: Tensor) -> Tensor:
+        """Rows to the device, without waiting for it."""
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()
+        return rows.to(self.device, non_blocking=True)

@@ -34,7 +34,7 @@ class ProbeEvaluation(L.Callback):
         assert isinstance(pl_module, Distiller)
         tabicl = next(callback for callback in trainer.callbacks if isinstance(callback, TabICLEvaluation))  # type: ignore[attr-defined]
         tabicl.prepare(trainer, pl_module, "val")
-        rows, accuracy = pl_module.context_rows(), None
+        rows, accuracy = pl_module.context_rows(), 0.0
         if trainer.is_global_zero:
             assert tabicl.protocol is not None
             with isolate_rng():

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from synthicl.data.datasets import dataset_spec
@@ -62,6 +63,10 @@ class ImageDataModule(L.LightningDataModule):
         steps = _Steps(self.trainer.max_steps, self.trainer.global_step)
         workers = self.num_workers if self.batch_of_step is not int else 0
         return DataLoader(_Batches(self.batch_of_step), batch_size=None, sampler=steps, num_workers=workers)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch where it is: real images go to the device chunk by chunk."""
+        return batch
 
     def val_dataloader(self) -> DataLoader[int]:
         """One empty batch: validation is the callbacks' work, on embeddings computed once."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,21 +19,27 @@ def centre_square(image: Image.Image, size: int) -> Tensor:
     Returns:
         (3, size, size), uint8.
     """
-    return _square(image, size, 0.5, 0.5)
+    return _square(_resize(image, size), size, 0.5, 0.5)
 
 
-def random_square(image: Image.Image, size: int, *key: int | str) -> Tensor:
-    """Resize the short side to ``size`` pixels and take a square at random, as a function of ``key``.
+def random_squares(image: Image.Image, size: int, keys: Sequence[tuple[int | str, ...]]) -> Tensor:
+    """Resize the short side to ``size`` pixels and take squares at random, each a function of its key.
 
     Returns:
-        (3, size, size), uint8.
+        (len(keys), 3, size, size), uint8.
     """
-    across, down = torch.rand(2, generator=keyed_generator(*key)).tolist()
-    return _square(image, size, across, down)
+    resized = _resize(image, size)
+    places = [torch.rand(2, generator=keyed_generator(*key)).tolist() for key in keys]
+    return torch.stack([_square(resized, size, across, down) for across, down in places])
 
 
-def _square(image: Image.Image, size: int, across: float, down: float) -> Tensor:
+def _resize(image: Image.Image, size: int) -> Tensor:
+    """The whole image, its short side ``size`` pixels, uint8."""
     resized: Tensor = transforms.pil_to_tensor(transforms.resize(image, [size]))
+    return resized
+
+
+def _square(resized: Tensor, size: int, across: float, down: float) -> Tensor:
     top = round(down * (resized.shape[1] - size))
     left = round(across * (resized.shape[2] - size))
     return resized[:, top : top + size, left : left + size]
@@ -44,12 +52,11 @@ def crop_centre(images: Tensor, size: int) -> Tensor:
 
 
 class SquareImages(torch.utils.data.Dataset[Tensor]):
-    """Images of a split as (3, size, size), uint8: the centre, or a square at random if a key is given."""
+    """The centre of each image of a split, (3, size, size), uint8."""
 
-    def __init__(self, images: LabelledImages, size: int, key: tuple[int | str, ...] | None = None) -> None:
+    def __init__(self, images: LabelledImages, size: int) -> None:
         self.images = images
         self.size = size
-        self.key = key
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -57,7 +64,17 @@ class SquareImages(torch.utils.data.Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """Read one image."""
-        image = read_image(self.images.images[index])
-        if self.key is None:
-            return centre_square(image, self.size)
-        return random_square(image, self.size, *self.key, index)
+        return centre_square(read_image(self.images.images[index]), self.size)
+
+
+class RandomSquares(SquareImages):
+    """Random squares of each image of a split, one for each key, (V, 3, size, size), uint8; it is read once for all."""
+
+    def __init__(self, images: LabelledImages, size: int, keys: Sequence[tuple[int | str, ...]]) -> None:
+        super().__init__(images, size)
+        self.keys = keys
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Read one image."""
+        keys = [(*key, index) for key in self.keys]
+        return random_squares(read_image(self.images.images[index]), self.size, keys)

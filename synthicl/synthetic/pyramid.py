@@ -100,10 +100,27 @@ class SyntheticPyramid(nn.Module):
         if self.init == "noise":
             new = self._noise(n).to(levels[0]) / (n + 1)
         else:
-            new = torch.stack([enlarge(level, self.resolutions[n]) for level in levels]).mean(0)
+            new = torch.zeros_like(enlarge(levels[0], self.resolutions[n]))
+            for level in levels:
+                new += enlarge(level, self.resolutions[n]) / n
         self.levels = nn.ParameterList([*levels, new])
 
-    def decode(self) -> Tensor:
-        """Decode all images, (N, 3, S, S) in (0, 1)."""
-        total = torch.stack([enlarge(level, self.size) for level in self.levels]).sum(0)
+    def decode(self, images: slice = slice(None)) -> Tensor:
+        """Decode some of the images, (N, 3, S, S) in (0, 1).
+
+        Where the levels have a ``grad`` already, gradients are added to these images' rows of it, in place:
+        back-propagating into a few of many images costs what a few images cost.
+        """
+        total = torch.zeros((), dtype=self.levels[0].dtype, device=self.levels[0].device)
+        for level in self.levels:
+            total = total + enlarge(_rows(level, images), self.size)
         return torch.sigmoid(2 * (correlate_colors(total) if self.decorrelate else total))
+
+
+def _rows(level: Tensor, images: slice) -> Tensor:
+    """Some rows of a level: a leaf whose gradient is those rows of the level's gradient, if it has one."""
+    if level.grad is None or not torch.is_grad_enabled():
+        return level[images]
+    leaf = level.detach()[images].requires_grad_()
+    leaf.grad = level.grad[images]
+    return leaf
