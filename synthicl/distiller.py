@@ -6,6 +6,7 @@ One step: decode the pyramids, augment, embed, compare with the real side, back-
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from synthicl import memory
@@ -72,7 +74,9 @@ class Distiller(L.LightningModule):
         real: ``bank`` compares with embeddings computed once, ``online`` with fresh images in each step.
         bank_views: augmented views of each real image in the bank; 0 for one clean view.
         bank_batch_size: real images of the bank used in a step; None for all.
-        lr: learning rate of Adam. The reference has 0.002.
+        optimizer: a class of `torch.optim` that treats every number alone, such as Adam, NAdam or SGD: what images on
+            other devices do must not matter to it. ``lr`` is its learning rate.
+        lr: learning rate. The reference has 0.002.
         lr_schedule: ``constant`` is the reference, ``cosine`` falls to zero at ``--trainer.max_steps``.
         chunk_size: most views embedded at once, what memory depends on; None for as many as fit into the memory that is
             free when a fit begins.
@@ -103,6 +107,7 @@ class Distiller(L.LightningModule):
         real: Literal["bank", "online"] = "bank",
         bank_views: int = 0,
         bank_batch_size: int | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, fused=True),
         lr: float = 0.002,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         chunk_size: int | None = None,
@@ -126,6 +131,7 @@ class Distiller(L.LightningModule):
         self.real = real
         self.bank_views = bank_views
         self.bank_batch_size = bank_batch_size
+        self.optimizer = optimizer
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.chunk_size = chunk_size
@@ -239,9 +245,16 @@ class Distiller(L.LightningModule):
         return 4 * numbers * size
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam on what belongs to images, pyramids and soft labels, and on what the objective learns."""
+        """The optimiser of what belongs to images, pyramids and soft labels, and of what the objective learns.
+
+        Raises:
+            UserError: it was given a learning rate of its own.
+        """
         groups = [self.image_parameters(), self.learnt_by_objective()]
-        return torch.optim.Adam([{"params": group} for group in groups if group], self.lr)
+        optimizer = self.optimizer([{"params": group} for group in groups if group])
+        if optimizer.defaults["lr"] != inspect.signature(type(optimizer)).parameters["lr"].default:
+            raise UserError(f"--model.optimizer.lr={optimizer.defaults['lr']}: the learning rate is --model.lr.")
+        return optimizer
 
     def learnt_by_objective(self) -> list[Tensor]:
         """What the objective learns with the images."""

@@ -202,6 +202,7 @@ def run(args: ArgsType) -> None:
         save_config_callback=SaveConfig,
         save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=False,
+        auto_configure_optimizers=False,  # --model.optimizer is the optimiser
         trainer_defaults={"use_distributed_sampler": False},
         parser_kwargs={"exit_on_error": False}
         | {

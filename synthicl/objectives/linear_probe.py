@@ -13,6 +13,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+AT_ONCE = 2**25  # numbers, for each of a few tensors of heads x rows x classes: 128 MiB in float32
 
 
 def probe_gradient(
@@ -22,6 +25,7 @@ def probe_gradient(
     bias: Tensor,
     row_weight: Tensor | None = None,
     targets: Tensor | None = None,
+    at_once: int = AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the cross-entropy of one or several linear probes with respect to their weight and bias.
 
@@ -32,18 +36,47 @@ def probe_gradient(
         bias: (*, C).
         row_weight: (N,), weight of each row in the mean, summing to 1; None weighs all rows by 1 / N.
         targets: soft labels (N, C) in place of the one-hot ones.
+        at_once: numbers of heads x rows x classes above which the sum is taken head by head and in blocks of rows, none
+            of which is kept: the backward pass computes them again.
 
     Returns:
         grad_weight (*, C, D) and grad_bias (*, C), differentiable with respect to ``z`` and ``targets``.
     """
+    if row_weight is None:
+        row_weight = z.new_full((len(z),), 1 / len(z))
+    if bias.numel() * len(z) <= at_once:
+        return _sum_over_rows(z, y, weight, bias, row_weight, targets)
+    heads = []
+    for head_weight, head_bias in zip(weight.flatten(0, -3), bias.flatten(0, -2), strict=True):
+        grad_weight, grad_bias = torch.zeros_like(head_weight), torch.zeros_like(head_bias)
+        rows = max(1, at_once // len(head_bias))
+        for part in (slice(start, start + rows) for start in range(0, len(z), rows)):
+            block = (
+                z[part],
+                y[part],
+                head_weight,
+                head_bias,
+                row_weight[part],
+                None if targets is None else targets[part],
+            )
+            of_weight, of_bias = checkpoint(_sum_over_rows, *block, use_reentrant=False, preserve_rng_state=False)
+            grad_weight, grad_bias = grad_weight + of_weight, grad_bias + of_bias
+        heads.append((grad_weight, grad_bias))
+    grad_weights, grad_biases = (torch.stack(parts) for parts in zip(*heads, strict=True))
+    return grad_weights.view_as(weight), grad_biases.view_as(bias)
+
+
+def _sum_over_rows(
+    z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor, targets: Tensor | None
+) -> tuple[Tensor, Tensor]:
     probabilities = (z @ weight.mT + bias[..., None, :]).softmax(-1)  # (*, N, C)
     labels = F.one_hot(y, weight.shape[-2]).to(probabilities) if targets is None else targets
-    residual = probabilities - labels
-    residual = residual / len(z) if row_weight is None else residual * row_weight[:, None]
+    residual = (probabilities - labels) * row_weight[:, None]
     return residual.mT @ z, residual.sum(-2)
 
 
 def class_balanced_weight(y: Tensor, num_classes: int) -> Tensor:
     """Row weights (N,) that sum to 1 and give every class that occurs in ``y`` (N,) the same total weight."""
-    counts = torch.bincount(y, minlength=num_classes)
+    ones = torch.ones(len(y), device=y.device)
+    counts = ones.new_zeros(num_classes).index_add_(0, y, ones)  # bincount would wait for the device
     return 1 / (counts[y] * (counts > 0).sum())

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from synthicl.memory import saved_bytes
 from synthicl.objectives import probe_gradient
 from synthicl.objectives.linear_probe import class_balanced_weight
 
@@ -54,6 +55,30 @@ def test_derivative_with_respect_to_embeddings_equals_double_backward():
         return torch.autograd.grad((grad_weight * direction).sum() + grad_bias.square().sum(), leaf)[0]
 
     torch.testing.assert_close(derivative(probe_gradient), derivative(by_autograd), rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("heads", [(), (2, 4)])
+@pytest.mark.parametrize("at_once", [1, 7, 3 * 7 * 8 - 1])
+def test_blocks_change_memory_and_nothing_else(heads, at_once):
+    z, y, weight, bias = problem(heads)
+    targets = torch.rand(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(1)
+
+    def derivatives(**blocks):
+        leaves = z.clone().requires_grad_(), targets.clone().requires_grad_()
+        grads = probe_gradient(leaves[0], y, weight, bias, targets=leaves[1], **blocks)
+        loss = grads[0].sin().sum() + grads[1].square().sum()
+        return *grads, *torch.autograd.grad(loss, leaves)
+
+    torch.testing.assert_close(derivatives(at_once=at_once), derivatives(), rtol=1e-12, atol=1e-14)
+
+
+def test_blocks_are_not_kept_for_the_backward_pass():
+    z, y, weight, bias = problem((4,), n=4000, d=2, c=50)
+    z.requires_grad_()
+    whole = saved_bytes(lambda: probe_gradient(z, y, weight, bias)[0])
+    blocks = saved_bytes(lambda: probe_gradient(z, y, weight, bias, at_once=10_000)[0])
+    assert whole > 4 * 4000 * 50 * 8  # a tensor of heads x rows x classes at least
+    assert blocks < 4 * 4000 * 3 * 8  # nothing but the rows' embeddings, labels and weights
 
 
 def test_gradcheck():
