@@ -47,18 +47,13 @@ def probe_gradient(
     if bias.numel() * len(z) <= at_once:
         return _sum_over_rows(z, y, weight, bias, row_weight, targets)
     heads = []
-    for head_weight, head_bias in zip(weight.flatten(0, -3), bias.flatten(0, -2), strict=True):
+    singly = weight.reshape(-1, *weight.shape[-2:]), bias.reshape(-1, bias.shape[-1])
+    for head_weight, head_bias in zip(*singly, strict=True):
         grad_weight, grad_bias = torch.zeros_like(head_weight), torch.zeros_like(head_bias)
         rows = max(1, at_once // len(head_bias))
         for part in (slice(start, start + rows) for start in range(0, len(z), rows)):
-            block = (
-                z[part],
-                y[part],
-                head_weight,
-                head_bias,
-                row_weight[part],
-                None if targets is None else targets[part],
-            )
+            labels = None if targets is None else targets[part]
+            block = z[part], y[part], head_weight, head_bias, row_weight[part], labels
             of_weight, of_bias = checkpoint(_sum_over_rows, *block, use_reentrant=False, preserve_rng_state=False)
             grad_weight, grad_bias = grad_weight + of_weight, grad_bias + of_bias
         heads.append((grad_weight, grad_bias))
