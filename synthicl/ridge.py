@@ -47,4 +47,5 @@ def ridge_weights(z: Tensor, targets: Tensor, regularisation: float | Tensor) ->
 def _solve(gram: Tensor, penalty: Tensor, right: Tensor) -> Tensor:
     """(gram + penalty I)^-1 right."""
     system = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(system))
+    factor, failure = torch.linalg.cholesky_ex(system)  # which does not wait for the device to raise
+    return torch.cholesky_solve(right, factor.where(failure == 0, torch.nan))

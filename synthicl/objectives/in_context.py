@@ -90,22 +90,17 @@ class InContext(Objective):
         classes = torch.randperm(num_classes, generator=generator)[: tabicl.max_classes].sort().values
         new_label = torch.full((num_classes,), -1)
         new_label[classes] = torch.arange(len(classes))
-        new_label = new_label.to(real.y.device)
+        new_label = new_label.to(real.y.device, non_blocking=True)
 
         # Rows of an image follow each other, one for each view: view v of all images is every views-th row from v on.
         views = synthetic.views
         context = synthetic.z.unflatten(0, (-1, views)).transpose(0, 1)  # (views, n, D)
-        labels = new_label[synthetic.y[::views]]
-        chosen = draw_rows(labels, generator)
-        columns, labels = self._protocol(context[:, chosen]), labels[chosen]
+        y = synthetic.y[::views]
+        rows = draw_rows(y, num_classes, classes, generator)
+        columns, labels = self._protocol(context[:, rows]), new_label[y[rows]]
 
-        candidates = (new_label[real.y] >= 0).nonzero().flatten()
-        if self.balanced:
-            share = class_balanced_weight(real.y[candidates], num_classes).cpu()
-            chosen = torch.multinomial(share, views * self.queries, replacement=True, generator=generator)
-        else:
-            chosen = torch.randint(len(candidates), (views * self.queries,), generator=generator)
-        drawn = candidates[chosen.view(views, -1).to(candidates)]
+        chance = class_balanced_weight(real.y, num_classes) if self.balanced else torch.ones_like(real.z[:, 0])
+        drawn = draw_with_chances(chance * (new_label[real.y] >= 0), views * self.queries, generator).view(views, -1)
         queries, targets = self._protocol(real.z[drawn]), new_label[real.y[drawn]]
 
         losses = []
@@ -124,17 +119,30 @@ class InContext(Objective):
         return torch.stack(losses).mean()
 
 
-def draw_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+# Numbers are drawn on the CPU, and what they choose is found on the device: nothing waits for it.
+
+
+def draw_rows(y: Tensor, num_classes: int, classes: Tensor, generator: torch.Generator) -> Tensor:
     """Indices of a random number of rows per class, the same number for every class.
 
     Args:
-        labels: (n,), class indices, as many of each class; negative ones are left out.
+        y: (n,), class indices, as many of each of the C classes.
+        num_classes: C.
+        classes: indices of the classes that rows are drawn of, on the CPU.
         generator: CPU generator.
 
     Returns:
         (m,), in ascending order.
     """
-    shuffled = torch.randperm(len(labels), generator=generator)
-    by_class = [shuffled[labels.cpu()[shuffled] == label] for label in range(int(labels.max()) + 1)]
-    count = int(torch.randint(1, len(by_class[0]) + 1, (), generator=generator))
-    return torch.cat([rows[:count] for rows in by_class]).sort().values.to(labels.device)
+    shuffled = torch.randperm(len(y), generator=generator).to(y.device, non_blocking=True)
+    by_class = shuffled[y[shuffled].argsort(stable=True)].view(num_classes, -1)
+    count = int(torch.randint(1, by_class.shape[1] + 1, (), generator=generator))
+    return by_class[classes.to(y.device, non_blocking=True), :count].flatten().sort().values
+
+
+def draw_with_chances(chance: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Indices (count,) drawn with replacement, each with a chance proportional to ``chance`` (N,), not negative."""
+    uniform = torch.rand(count, dtype=torch.float64, generator=generator).to(chance.device, non_blocking=True)
+    heights = chance.double().cumsum(0)
+    # To the right of equal heights: what has no chance is never drawn, not even by a 0.
+    return torch.searchsorted(heights, uniform * heights[-1], right=True).clamp_max(len(chance) - 1)

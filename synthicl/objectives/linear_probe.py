@@ -11,7 +11,6 @@ autograd makes the inner gradient.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -65,9 +64,15 @@ def _sum_over_rows(
     z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     probabilities = (z @ weight.mT + bias[..., None, :]).softmax(-1)  # (*, N, C)
-    labels = F.one_hot(y, weight.shape[-2]).to(probabilities) if targets is None else targets
-    residual = (probabilities - labels) * row_weight[:, None]
+    if targets is None:
+        targets = one_hot(y, weight.shape[-2]).to(z)
+    residual = (probabilities - targets) * row_weight[:, None]
     return residual.mT @ z, residual.sum(-2)
+
+
+def one_hot(y: Tensor, num_classes: int) -> Tensor:
+    """Class indices (N,) as (N, C), bool; torch's looks at the values of ``y``, which may wait for its device."""
+    return y[:, None] == torch.arange(num_classes, device=y.device)
 
 
 def class_balanced_weight(y: Tensor, num_classes: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthicl.errors import UserError
-from synthicl.objectives.linear_probe import class_balanced_weight
+from synthicl.objectives.linear_probe import class_balanced_weight, one_hot
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
 from synthicl.ridge import ridge_weights
 
@@ -50,7 +50,7 @@ class Ridge(Objective):
         """Compute the loss; see `Objective`."""
         targets = synthetic.targets
         if targets is None:
-            targets = F.one_hot(synthetic.y, num_classes).to(synthetic.z)
+            targets = one_hot(synthetic.y, num_classes).to(synthetic.z)
         weight, bias = ridge_weights(synthetic.z, targets, self.log_regularisation.exp())
         logits = self.log_scale.exp() * (real.z @ weight + bias)
         losses = F.cross_entropy(logits, real.y, reduction="none")

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import yeojohnson
+from sklearn.preprocessing import PowerTransformer
 from tabicl import TabICLClassifier
 
 from synthicl.in_context.checkpoint import MINI
 from synthicl.in_context.differentiable import (
     DifferentiableTabICL,
     Member,
+    fit_exponents,
     members_of,
     preprocess,
     random_member,
@@ -45,6 +47,15 @@ def test_yeo_johnson_equals_scipy(exponent):
     x = torch.linspace(-4, 4, 41, dtype=torch.float64)
     actual = yeo_johnson(x[None, :, None], torch.full((1, 1, 1), exponent, dtype=torch.float64))
     np.testing.assert_allclose(actual.flatten().numpy(), yeojohnson(x.numpy(), exponent), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 5), (10, 16), (100, 8)])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_exponents_equal_scikit_learns(rows, columns, skewed):
+    x = torch.randn(2, rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(rows))
+    x = x.exp() if skewed else x
+    expected = [PowerTransformer(standardize=False).fit(context.numpy()).lambdas_ for context in x]
+    torch.testing.assert_close(fit_exponents(x)[:, 0], torch.tensor(np.stack(expected)), rtol=0, atol=1e-5)
 
 
 def test_gradient_of_the_preprocessing():

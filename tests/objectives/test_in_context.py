@@ -13,7 +13,7 @@ from synthicl.in_context.checkpoint import BUNDLED
 from synthicl.in_context.differentiable import random_member
 from synthicl.in_context.protocol import fit_protocol
 from synthicl.objectives import InContext, LabelledEmbeddings, LinearGradientMatching, WeightedSum
-from synthicl.objectives.in_context import draw_rows
+from synthicl.objectives.in_context import draw_rows, draw_with_chances
 
 C, D = 4, 6
 
@@ -51,8 +51,8 @@ def test_equals_the_cross_entropy_written_out():
     draws = generator()
     torch.randint(1, (), generator=draws)  # which checkpoint
     torch.randperm(C, generator=draws)  # which classes
-    draw_rows(torch.arange(C).repeat_interleave(1), draws)
-    chosen = torch.randint(len(real.y), (2, 5), generator=draws)
+    draw_rows(torch.arange(C), C, torch.arange(C), draws)
+    chosen = draw_with_chances(torch.ones(len(real.y)), 10, draws).view(2, 5)
     member = random_member(4, C, draws)
     expected = 0.0
     for view in range(2):
@@ -148,15 +148,25 @@ def test_recomputing_activations_changes_nothing_but_memory():
 
 
 def test_the_number_of_rows_varies_and_is_the_same_for_every_class():
-    labels = torch.tensor([0, 0, 0, -1, -1, -1, 1, 1, 1])
-    counts = set()
-    for seed in range(30):
-        rows = draw_rows(labels, torch.Generator().manual_seed(seed))
+    y = torch.tensor([2, 0, 1] * 3)
+    counts, seen = set(), set()
+    for seed in range(60):
+        rows = draw_rows(y, 3, torch.tensor([0, 2]), torch.Generator().manual_seed(seed))
         assert torch.equal(rows, rows.unique())
-        per_class = torch.bincount(labels[rows], minlength=2).tolist()
-        assert per_class[0] == per_class[1]
+        per_class = torch.bincount(y[rows], minlength=3).tolist()
+        assert per_class == [per_class[0], 0, per_class[0]]
         counts.add(per_class[0])
+        seen |= set(rows.tolist())
     assert counts == {1, 2, 3}
+    assert seen == {0, 1, 3, 4, 6, 7}
+
+
+def test_queries_are_drawn_with_their_chances():
+    chance = torch.tensor([0.0, 1, 0, 3, 0])
+    drawn = draw_with_chances(chance, 20_000, generator())
+    share = torch.bincount(drawn, minlength=5) / len(drawn)
+    torch.testing.assert_close(share, chance / 4, rtol=0, atol=0.015)
+    assert share[[0, 2, 4]].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("flag", ["queries", "members"])
