@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthicl.memory import to_device
 from synthicl.randomness import derive_seed, keyed_generator
 
 NOISE_BLOCK = 16  # rows whose noise is drawn together
@@ -88,8 +89,8 @@ class Augmentation:
         Returns:
             (N, 3, size, size), differentiable with respect to ``images``, not clamped.
         """
-        boxes = parameters.boxes.to(images, non_blocking=True)
-        mirror = 1 - 2 * parameters.flip.to(images, non_blocking=True)
+        boxes = to_device(parameters.boxes.to(images.dtype), images.device)
+        mirror = 1 - 2 * to_device(parameters.flip, images.device).to(images)
         # An output in [-1, 1] maps to scale * output + shift in the input's [-1, 1] (pixel edges, align_corners off).
         scale = boxes[:, 2:] / images.shape[-1]
         shift = (2 * boxes[:, :2] + boxes[:, 2:]) / images.shape[-1] - 1
@@ -99,8 +100,8 @@ class Augmentation:
         views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         if self.noise_probability == 0:
             return views
-        noisy = parameters.noisy.to(images, non_blocking=True)[:, None, None, None]
-        return views + noisy * (self.noise_mean + self.noise_std * _noise(parameters, views).to(views))
+        noisy = to_device(parameters.noisy, images.device)[:, None, None, None]
+        return views + noisy * (self.noise_mean + self.noise_std * _noise(parameters, views).to(views.dtype))
 
 
 def _noise(parameters: AugmentationParameters, views: Tensor) -> Tensor:

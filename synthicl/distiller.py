@@ -322,8 +322,9 @@ class Distiller(L.LightningModule):
         if (step + 1) % CHECK_EVERY == 0:  # looking at the flag waits for the device
             self.raise_if_diverged()
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/lr", self.learning_rate(step))
-        self.log("train/resolution", float(self.pyramid.resolutions[len(self.pyramid.levels) - 1]))
+        # Lightning would put a plain number on the device, and wait for it.
+        self.log("train/lr", torch.tensor(self.learning_rate(step)))
+        self.log("train/resolution", torch.tensor(float(self.pyramid.resolutions[len(self.pyramid.levels) - 1])))
 
     def on_train_end(self) -> None:
         """Export nothing that is not finite."""
@@ -383,9 +384,9 @@ class Distiller(L.LightningModule):
         dtype = self.pyramid.levels[0].dtype
         parts = [torch.empty(0, self.backbone.embed_dim, device=self.device)]
         for part in chunks(len(pixels), self.rows_at_once):
-            images = pixels[part].to(self.device, non_blocking=True).to(dtype) / 255
+            images = memory.to_device(pixels[part], self.device).to(dtype) / 255
             parts.append(self._embed(self._view(images, None if parameters is None else parameters[part])))
-        return LabelledEmbeddings(gather_rows(torch.cat(parts), len(y)), y.to(self.device, non_blocking=True))
+        return LabelledEmbeddings(gather_rows(torch.cat(parts), len(y)), memory.to_device(y, self.device))
 
     def raise_if_diverged(self) -> None:
         """Stop if a loss was not finite.

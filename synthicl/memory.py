@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a forward pass keeps for the backward pass."""
+"""Memory: how much there is, how much a forward pass keeps for its backward pass, and the way onto a device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from torch import Tensor
 from synthicl.errors import UserError
 
 SHARE = 0.6  # of the free memory; the rest is for what lives for a moment, and for the allocator's gaps
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor from the host's memory to where a step runs, without waiting for what runs there.
+
+    From memory that is not pinned, CUDA would wait for the device even where it is asked not to.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def saved_bytes(forward: Callable[[], Tensor]) -> int:

@@ -20,6 +20,12 @@ def derive_seed(*key: int | str) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
+def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator on a device for draws that are too large for the CPU, seeded by the next draw of a CPU generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
+
+
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose stream is a function of ``key``."""
     return torch.Generator(device).manual_seed(derive_seed(*key))

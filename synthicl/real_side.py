@@ -14,6 +14,7 @@ from torch import Tensor
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares
 from synthicl.distributed import owned
+from synthicl.memory import to_device
 from synthicl.objectives.objective import LabelledEmbeddings
 from synthicl.randomness import keyed_generator
 
@@ -91,10 +92,4 @@ class Bank:
         rank_in_class = torch.arange(len(self._y)) - self._starts[self._y[by_class]]
         chosen = by_class[rank_in_class < self._per_class]
         z, y = self._z[:, chosen].flatten(0, 1), self._y[chosen].repeat(len(self._z))
-        return LabelledEmbeddings(self._move(z), self._move(y))
-
-    def _move(self, rows: Tensor) -> Tensor:
-        """Rows to the device, without waiting for it."""
-        if self.device.type == "cuda":
-            rows = rows.pin_memory()
-        return rows.to(self.device, non_blocking=True)
+        return LabelledEmbeddings(to_device(z, self.device), to_device(y, self.device))

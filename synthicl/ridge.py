@@ -35,7 +35,7 @@ def ridge_weights(z: Tensor, targets: Tensor, regularisation: float | Tensor) ->
     rows_c, aims_c = rows - centre, aims - middle
     spread = rows_c.square().sum(1).mean()
     floor = torch.finfo(z.dtype).eps * rows.detach().square().sum(1).mean()
-    penalty = torch.as_tensor(regularisation, dtype=rows.dtype, device=rows.device) * spread + floor
+    penalty = regularisation * spread + floor
     penalty = torch.where(penalty > 0, penalty, 1)  # all embeddings 0: then so is W, whatever the penalty
     if len(rows) <= rows.shape[1]:
         weight = rows_c.T @ _solve(rows_c @ rows_c.T, penalty, aims_c)

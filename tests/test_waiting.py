@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,13 +37,25 @@ class WaitedError(AssertionError):
     pass
 
 
+def of_a_library() -> bool:
+    """Whether it is kornia, which draws on the CPU, Lightning's own way to a device, or TabICL's network."""
+    libraries = "/kornia/", "/lightning/fabric/utilities/apply_func", "/tabicl/_model/"
+    return any(library in frame.filename for frame in extract_stack() for library in libraries)
+
+
 class Trace(TorchDispatchMode):
     """Follows tensors that would be on the device, by their storage."""
 
     def __init__(self, on_device: list[torch.Tensor]) -> None:
         super().__init__()
-        self.kept = [tensor.untyped_storage() for tensor in on_device]  # kept: an address is not used twice
-        self.storages = {storage.data_ptr() for storage in self.kept}
+        self.kept: list[torch.UntypedStorage] = []  # so that an address is not used twice
+        self.storages: set[int] = set()
+        for tensor in on_device:
+            self.follow(tensor)
+
+    def follow(self, tensor: torch.Tensor) -> None:
+        self.kept.append(tensor.untyped_storage())
+        self.storages.add(tensor.untyped_storage().data_ptr())
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -50,14 +63,36 @@ class Trace(TorchDispatchMode):
         waits = function.overloadpacket in WAITS or any(
             t.dtype == torch.bool and function.overloadpacket in {aten.index, aten.index_put} for t in tensors[1:]
         )
-        if traced and waits and not any("/tabicl/_model/" in frame.filename for frame in extract_stack()):
+        if traced and waits and not of_a_library():
             raise WaitedError(f"{function} of {[tuple(t.shape) for t in traced]}")
         result = function(*args, **kwargs or {})
         if traced:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
-                    self.kept.append(leaf.untyped_storage())
-                    self.storages.add(leaf.untyped_storage().data_ptr())
+                    self.follow(leaf)
+        return result
+
+
+class Moves(TorchFunctionMode):
+    """Sees tensors of the host that are moved to where others lie in a way that waits; only Python says so."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.Tensor.to and not kwargs.get("non_blocking") and not of_a_library():
+            moved, *where = args
+            moves = any(isinstance(target, torch.Tensor | torch.device | str) for target in (*where, *kwargs.values()))
+            on_host = moved.untyped_storage().data_ptr() not in self.trace.storages
+            if moves and on_host and moved.numel():
+                raise WaitedError(f"a tensor {tuple(moved.shape)} is moved")
+        if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None and not of_a_library():
+            raise WaitedError("numbers are moved")
+        result = function(*args, **kwargs)
+        if function is torch.Tensor.to and kwargs.get("non_blocking"):
+            self.trace.follow(result)
         return result
 
 
@@ -75,8 +110,13 @@ def step(objective: Objective, **settings: Any) -> None:
         if batch_idx == 0:
             return original(batch, batch_idx)
         bank = module.bank(batch)
-        roots = [*module.parameters(), bank.z, bank.y, module.labels]
-        with Trace(roots):
+        roots = [*module.parameters(), *module.buffers(), bank.z, bank.y, module.labels]
+        if isinstance(objective, InContext):
+            roots += [objective._protocol.mean, objective._protocol.projection]
+            roots += objective._tabicls[0].model.state_dict().values()
+        if isinstance(objective, TrajectoryMatching):
+            roots += [objective._weights, objective._biases]
+        with Trace(roots) as trace, Moves(trace):
             return original(batch, batch_idx)
 
     module.training_step = traced
@@ -121,6 +161,10 @@ def test_waiting_is_seen():
         def forward(self, synthetic, real, num_classes, generator):
             return super().forward(synthetic, real._replace(z=real.z[real.y > 3], y=real.y[real.y > 3]), 10, generator)
 
-    for objective in (Waits(), Counts()):
+    class Moving(LinearGradientMatching):
+        def forward(self, synthetic, real, num_classes, generator):
+            return super().forward(synthetic, real, num_classes, generator) * torch.ones(()).to(synthetic.z.device)
+
+    for objective in (Waits(), Counts(), Moving()):
         with pytest.raises(WaitedError):
             step(objective)

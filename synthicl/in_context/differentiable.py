@@ -18,6 +18,8 @@ from tabicl import TabICLClassifier
 from tabicl._model.tabicl import TabICL
 from torch import Tensor
 
+from synthicl.memory import to_device
+
 EXPONENTS, GRID, REFINEMENTS = 16.0, 33, 9  # largest exponent, exponents in a grid, grids: each is 16 times finer
 
 
@@ -85,8 +87,8 @@ class DifferentiableTabICL:
             (B, q, C), columns in the order of the classes.
         """
         known, unknown = preprocess(context, queries, member.power, self.outlier_threshold)
-        classes = member.classes.to(labels.device)
-        rows = torch.cat([known, unknown], 1)[..., member.features.to(context.device)]
+        classes = to_device(member.classes, labels.device)
+        rows = torch.cat([known, unknown], 1)[..., to_device(member.features, context.device)]
         seen = classes[labels].expand(len(context), -1).to(rows.dtype)
         dtype = next(self.model.parameters()).dtype  # the rest of a run may be in double precision
         logits: Tensor = self.model(rows.to(dtype), seen.to(dtype))

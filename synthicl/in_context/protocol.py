@@ -15,7 +15,7 @@ rotation after the PCA gives all columns nearly the same variance, so that stand
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -52,6 +52,12 @@ class Protocol:
     def numbers(self) -> int:
         """How many numbers about the training data it carries besides the context rows."""
         return 0 if self.mean is None or self.projection is None else self.mean.numel() + self.projection.numel()
+
+    def to(self, device: torch.device) -> Protocol:
+        """The same with its statistics on a device."""
+        if self.mean is None or self.projection is None:
+            return self
+        return replace(self, mean=self.mean.to(device), projection=self.projection.to(device))
 
     def __call__(self, z: Tensor) -> Tensor:
         """Turn embeddings (N, D) into TabICL's columns (N, k) or (N, D); differentiable."""

@@ -7,13 +7,14 @@ on the real embeddings points, for linear probes drawn afresh at every step.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.randomness import device_generator
 
 
 class LinearGradientMatching(Objective):
@@ -61,11 +62,15 @@ class LinearGradientMatching(Objective):
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw the heads of a step: weight (H, C, D) and bias (H, C), like ``z`` in type and device."""
         shape = self.heads, num_classes, z.shape[1]
+        there: dict[str, Any] = {
+            "generator": device_generator(generator, z.device),
+            "device": z.device,
+            "dtype": z.dtype,
+        }
         if self.head_init == "linear":
-            weight = torch.rand(shape, generator=generator) * 2 - 1
-            bias = torch.rand(shape[:2], generator=generator) * 2 - 1
-            return weight.to(z) / z.shape[1] ** 0.5, bias.to(z) / z.shape[1] ** 0.5
-        weight = torch.randn(shape, generator=generator).to(z)
+            weight, bias = (torch.rand(part, **there) * 2 - 1 for part in (shape, shape[:2]))
+            return weight / z.shape[1] ** 0.5, bias / z.shape[1] ** 0.5
+        weight = torch.randn(shape, **there)
         # The logit of a row z under a head N(0, s^2 I) has standard deviation s |z|.
         std = self.head_std if self.logit_std is None else self.logit_std / z.square().sum(1).mean().sqrt()
         return weight * std, weight.new_zeros(shape[:2])

@@ -21,6 +21,7 @@ from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import check_checkpoint, checkpoint_asset
 from synthicl.in_context.differentiable import DifferentiableTabICL, Member, random_member
 from synthicl.in_context.protocol import Protocol as FittedProtocol
+from synthicl.memory import to_device
 from synthicl.objectives.linear_probe import class_balanced_weight
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
 
@@ -78,7 +79,7 @@ class InContext(Objective):
     def prepare(self, train: LabelledEmbeddings) -> None:
         """Take over the protocol, and load TabICL where the embeddings are."""
         assert self._deployed.protocol is not None
-        self._protocol = self._deployed.protocol
+        self._protocol = self._deployed.protocol.to(train.z.device)
         paths = self._model_paths or [self._deployed.model_path]
         self._tabicls = [DifferentiableTabICL(path, train.z.device) for path in paths]
 
@@ -90,7 +91,7 @@ class InContext(Objective):
         classes = torch.randperm(num_classes, generator=generator)[: tabicl.max_classes].sort().values
         new_label = torch.full((num_classes,), -1)
         new_label[classes] = torch.arange(len(classes))
-        new_label = new_label.to(real.y.device, non_blocking=True)
+        new_label = to_device(new_label, real.y.device)
 
         # Rows of an image follow each other, one for each view: view v of all images is every views-th row from v on.
         views = synthetic.views
@@ -134,15 +135,15 @@ def draw_rows(y: Tensor, num_classes: int, classes: Tensor, generator: torch.Gen
     Returns:
         (m,), in ascending order.
     """
-    shuffled = torch.randperm(len(y), generator=generator).to(y.device, non_blocking=True)
+    shuffled = to_device(torch.randperm(len(y), generator=generator), y.device)
     by_class = shuffled[y[shuffled].argsort(stable=True)].view(num_classes, -1)
     count = int(torch.randint(1, by_class.shape[1] + 1, (), generator=generator))
-    return by_class[classes.to(y.device, non_blocking=True), :count].flatten().sort().values
+    return by_class[to_device(classes, y.device), :count].flatten().sort().values
 
 
 def draw_with_chances(chance: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Indices (count,) drawn with replacement, each with a chance proportional to ``chance`` (N,), not negative."""
-    uniform = torch.rand(count, dtype=torch.float64, generator=generator).to(chance.device, non_blocking=True)
+    uniform = to_device(torch.rand(count, dtype=torch.float64, generator=generator), chance.device)
     heights = chance.double().cumsum(0)
     # To the right of equal heights: what has no chance is never drawn, not even by a 0.
     return torch.searchsorted(heights, uniform * heights[-1], right=True).clamp_max(len(chance) - 1)

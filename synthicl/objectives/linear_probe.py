@@ -65,7 +65,7 @@ def _sum_over_rows(
 ) -> tuple[Tensor, Tensor]:
     probabilities = (z @ weight.mT + bias[..., None, :]).softmax(-1)  # (*, N, C)
     if targets is None:
-        targets = one_hot(y, weight.shape[-2]).to(z)
+        targets = one_hot(y, weight.shape[-2]).to(z.dtype)
     residual = (probabilities - targets) * row_weight[:, None]
     return residual.mT @ z, residual.sum(-2)
 

@@ -50,7 +50,7 @@ class Ridge(Objective):
         """Compute the loss; see `Objective`."""
         targets = synthetic.targets
         if targets is None:
-            targets = one_hot(synthetic.y, num_classes).to(synthetic.z)
+            targets = one_hot(synthetic.y, num_classes).to(synthetic.z.dtype)
         weight, bias = ridge_weights(synthetic.z, targets, self.log_regularisation.exp())
         logits = self.log_scale.exp() * (real.z @ weight + bias)
         losses = F.cross_entropy(logits, real.y, reduction="none")

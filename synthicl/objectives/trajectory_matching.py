@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from synthicl.errors import UserError
+from synthicl.memory import to_device
 from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
 from synthicl.objectives.objective import LabelledEmbeddings
@@ -82,5 +83,5 @@ class TrajectoryMatching(LinearGradientMatching):
 
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw recorded heads: weight (H, C, D) and bias (H, C), like ``z`` in type and device."""
-        chosen = torch.randint(len(self._weights), (self.heads,), generator=generator).to(self._weights.device)
+        chosen = to_device(torch.randint(len(self._weights), (self.heads,), generator=generator), z.device)
         return self._weights[chosen].to(z), self._biases[chosen].to(z)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from synthicl.memory import to_device
+
 _COLOR_CORRELATION_SVD_SQRT = torch.tensor(
     [[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]], dtype=torch.float64
 )
@@ -24,4 +26,5 @@ def correlate_colors(decorrelated: Tensor) -> Tensor:
     Returns:
         (N, 3, H, W), not bounded.
     """
-    return torch.einsum("ij,njhw->nihw", COLOR_BASIS.to(decorrelated), decorrelated)
+    basis = to_device(COLOR_BASIS.to(decorrelated.dtype), decorrelated.device)
+    return (basis @ decorrelated.flatten(2)).view_as(decorrelated)

@@ -22,8 +22,10 @@ def generator() -> torch.Generator:
 
 def test_equals_the_reference_loop():
     real, synthetic = embeddings(12, 0), embeddings(6, 1)
-    loss = LinearGradientMatching(heads=4, balanced=False)(synthetic, real, C, generator())
-    weights = torch.randn(4, C, D, generator=generator()).double() * 0.01
+    objective = LinearGradientMatching(heads=4, balanced=False)
+    loss = objective(synthetic, real, C, generator())
+    weights, biases = objective.draw_heads(C, real.z, generator())
+    assert biases.count_nonzero() == 0
     expected = 0.0
     for weight in weights:
         gradients = []
@@ -33,6 +35,12 @@ def test_equals_the_reference_loop():
             gradients.append(torch.cat([part.flatten() for part in parts]))
         expected += 1 - F.cosine_similarity(*gradients, dim=0)
     torch.testing.assert_close(loss, expected / 4, rtol=1e-10, atol=0)
+
+
+def test_normal_heads_have_the_standard_deviation():
+    weight, _ = LinearGradientMatching(heads=400, head_std=0.3).draw_heads(C, torch.ones(2, 16), generator())
+    assert weight.std() == pytest.approx(0.3, rel=0.02)
+    assert weight.mean().abs() < 0.01
 
 
 def test_linear_heads_are_those_of_torch():

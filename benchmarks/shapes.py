@@ -1,0 +1,118 @@
+"""Distillations of a given shape, for measuring what a step costs: random weights, random images, no TabICL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lightning as L
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from synthicl.augmentation import Augmentation
+from synthicl.backbones import backbone_spec, create_backbone
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.data.images import LabelledImages
+from synthicl.distiller import Distiller
+from synthicl.objectives import LinearGradientMatching
+from synthicl.real_side import Bank
+
+
+def random_backbone(name: str) -> FrozenBackbone:
+    """A backbone of this shape; the numbers in it do not matter to time and memory."""
+    spec = backbone_spec(name)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        key: 0.02 * torch.randn(value.shape, generator=generator) + float(value.ndim == 1 and key.endswith("weight"))
+        for key, value in spec.build().state_dict().items()
+    }
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_file(state, path)
+        return create_backbone(name, path)
+
+
+class Images(ImageDataModule):
+    """One image of noise for each class in each split."""
+
+    def __init__(self, num_classes: int, size: int) -> None:
+        L.LightningDataModule.__init__(self)
+        pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        self.name, self.num_classes, self.num_workers = "noise", num_classes, 0
+        self.class_names = [str(label) for label in range(num_classes)]
+        one = LabelledImages([pixels] * num_classes, np.arange(num_classes))
+        self.splits = {"train": one, "val": one, "test": one}
+        self.batch_of_step = int
+
+
+def distiller(backbone: FrozenBackbone, num_classes: int, **settings: object) -> Distiller:
+    """Settings of configs/data/imagenette.yaml, unless said otherwise; growth is left to `FullSize`."""
+    size = backbone.image_size
+    defaults = {
+        "image_size": 256 if size == 224 else size,
+        "augmentation": Augmentation(),
+        "views": 3,
+        "grow_every": 10**9,
+    }
+    return Distiller(backbone, num_classes, LinearGradientMatching(), **defaults | settings)  # type: ignore[arg-type]
+
+
+class FullSize(L.Callback):
+    """Give a run all levels of its pyramid from the start, and an embedding bank as large as a dataset's.
+
+    Args:
+        bank: number of real images; None keeps the bank of the images that there are.
+        batch_size: of the bank's minibatches.
+    """
+
+    def __init__(self, bank: int | None = None, batch_size: int | None = 2048) -> None:
+        self.bank = bank
+        self.batch_size = batch_size
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do both."""
+        assert isinstance(pl_module, Distiller)
+        while not pl_module.pyramid.is_complete:
+            pl_module.pyramid.grow()
+        trainer.optimizers[0].param_groups[0]["params"] = pl_module.image_parameters()
+        if self.bank is not None:
+            z = torch.randn(1, self.bank, pl_module.backbone.embed_dim)
+            y = torch.arange(self.bank) % pl_module.num_classes
+            pl_module.bank = Bank(z, y, self.batch_size, 0, pl_module.device)
+
+
+def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precision: str = "32-true") -> None:
+    """Run some steps through the Trainer, with nothing but these callbacks."""
+    trainer = L.Trainer(
+        max_steps=steps,
+        precision=precision,  # type: ignore[arg-type]  # a Literal of many words
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        devices=1,
+    )
+    trainer.fit(module, datamodule=Images(module.num_classes, module.image_size))
+
+
+@contextmanager
+def private_cache() -> Iterator[None]:
+    """Keep embeddings of noise out of the user's cache."""
+    import os
+
+    with TemporaryDirectory() as folder:
+        before = os.environ.get("SYNTHICL_CACHE")
+        os.environ["SYNTHICL_CACHE"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["SYNTHICL_CACHE"]
+            else:
+                os.environ["SYNTHICL_CACHE"] = before
