@@ -80,6 +80,7 @@ class Distiller(L.LightningModule):
         lr_schedule: ``constant`` is the reference, ``cosine`` falls to zero at ``--trainer.max_steps``.
         chunk_size: most views embedded at once, what memory depends on; None for as many as fit into the memory that is
             free when a fit begins.
+        compile: whether ``torch.compile`` compiles the backbone, which takes some seconds for each size of a batch.
         seed: seed of the optimisation. Backbone and splits do not depend on it.
 
     Raises:
@@ -111,6 +112,7 @@ class Distiller(L.LightningModule):
         lr: float = 0.002,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         chunk_size: int | None = None,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -149,6 +151,8 @@ class Distiller(L.LightningModule):
             backbone(torch.zeros(1, 3, self.crop_size, self.crop_size))
         except (AssertionError, ValueError) as error:
             raise UserError(f"--model.crop_size={self.crop_size}: the backbone refuses it ({error}).") from error
+        if compile:
+            backbone.compile()
         if soft_labels and not objective.uses_targets:
             raise UserError(
                 "--model.soft_labels=true: this objective knows classes only. Use ridge or lgm, or leave the flag out."
@@ -228,7 +232,7 @@ class Distiller(L.LightningModule):
         rows = len(self.mine) * self.views
         self._zero_gradients()
         embed = self.view_embedder(0)
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             per_row = memory.saved_bytes(lambda: embed(slice(0, 2))) - memory.saved_bytes(lambda: embed(slice(0, 1)))
         self.pyramid.zero_grad()
         return memory.largest_chunk(rows, per_row, self.device, self.bytes_of_images(), self._sharers())

@@ -94,3 +94,18 @@ def test_gradient_reaches_every_level():
     pyramid = grown(SyntheticPyramid(range(2), 8), 4)
     pyramid.decode().square().sum().backward()
     assert all((level.grad.flatten(1).norm(dim=1) > 0).all() for level in pyramid.levels)
+
+
+def test_gradients_of_some_images_are_added_in_place():
+    whole, parts = (grown(SyntheticPyramid(range(5), 8, seed=1), 4) for _ in range(2))
+    weight = torch.randn(5, 3, 8, 8)
+    (whole.decode() * weight).sum().backward()
+    for level in parts.levels:
+        level.grad = torch.zeros_like(level)
+    places = [level.grad.data_ptr() for level in parts.levels]
+    for some in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        (parts.decode(some) * weight[some]).sum().backward()
+    assert [level.grad.data_ptr() for level in parts.levels] == places
+    for one, other in zip(whole.levels, parts.levels, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(parts.decode(slice(2, 4)), whole.decode()[2:4])
