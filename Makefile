@@ -41,8 +41,8 @@ test: .venv/ready ## Run the tests (minutes)
 lint: .venv/ready ## Check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-bench: .venv/ready ## Distil digits with every objective and five seeds and write docs/objectives-digits.md (half an hour)
-	@$(PY) benchmarks/objectives.py $(ARGS)
+bench: .venv/ready ## Measure time and memory and write docs/speed.md and .json (over an hour; ARGS="--sections step memory bank": minutes)
+	@$(PY) benchmarks/speed.py $(ARGS)
 
 lock: .venv/ready ## Write requirements.lock from what is installed in .venv
 	@.venv/bin/pip freeze --all --exclude-editable --exclude pip --exclude synthicl 2>/dev/null \

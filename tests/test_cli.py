@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -241,31 +242,65 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
+def state(outputs: Path) -> dict:
+    return torch.load(outputs / "digits/version_0/checkpoints/last.ckpt", weights_only=True)
+
+
+ONLINE = ["--model.objective=lgm", "--model.real=online", "--model.views=2"]
+
+
 @pytest.mark.parametrize(
-    "flags", [["--model.objective=in_context_lgm"], ["--model.objective=ridge", "--model.soft_labels=true"]]
+    ("flags", "steps"),
+    [
+        (["--model.objective=in_context_lgm"], 12),  # TabICL computes in 32 bit
+        (["--model.objective=ridge", "--model.soft_labels=true"], 50),
+        (ONLINE, 50),
+    ],
 )
-def test_several_processes_equal_one(flags, tmp_path):
+def test_several_processes_equal_one(flags, steps, tmp_path):
     """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
-    states = []
-    for devices in (1, 3):
-        outputs = tmp_path / str(devices)
-        process = spawn(
-            *(*DIGITS, *QUICK, f"--output_dir={outputs}", f"--trainer.devices={devices}"),
-            *(*flags, "--trainer.precision=64-true", "--trainer.val_check_interval=12", "--model.chunk_size=4"),
-            stdout=subprocess.DEVNULL,
-        )
-        _, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err
-        states.append(torch.load(outputs / "digits/version_0/checkpoints/last.ckpt", weights_only=True))
-        assert (outputs / "digits/version_0/results.json").exists()
-    one, many = states
-    assert one["global_step"] == many["global_step"] == 12
+    flags = [*DIGITS, *QUICK, *flags, "--trainer.precision=64-true", "--model.chunk_size=4"]
+    flags += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
+    process = spawn(*flags, "--trainer.devices=3", f"--output_dir={tmp_path / 'many'}", stdout=subprocess.DEVNULL)
+    code, _, err = run("fit", *flags, f"--output_dir={tmp_path / 'one'}")
+    assert code == 0, err
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert (tmp_path / "many/digits/version_0/results.json").exists()
+    one, many = state(tmp_path / "one"), state(tmp_path / "many")
+    assert one["global_step"] == many["global_step"] == steps
     assert one["state_dict"].keys() == many["state_dict"].keys()
     for name, level in one["state_dict"].items():
         torch.testing.assert_close(many["state_dict"][name], level, rtol=0, atol=1e-8)
     for key, moment in one["optimizer_states"][0]["state"].items():
         other = many["optimizer_states"][0]["state"][key]
         torch.testing.assert_close(other["exp_avg"], moment["exp_avg"], rtol=1e-6, atol=1e-12)
+
+
+def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path):
+    """In float32, after a step with several levels; Adam's first moment is a tenth of its gradient."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [*DIGITS, *QUICK, *ONLINE, "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    flags += ["--model.parameterisation=pixels", "--model.chunk_size=3", "--trainer.devices=1"]
+    code, _, err = run("fit", *flags, f"--output_dir={tmp_path / 'one'}")
+    assert code == 0, err
+    nodes = []
+    for rank in (0, 1):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+        command += [f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}", str(ROOT / "train.py")]
+        command += ["fit", *flags, "--trainer.num_nodes=2", f"--output_dir={tmp_path / 'two'}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        nodes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+    for node in nodes:
+        _, err = node.communicate(timeout=240)
+        assert node.returncode == 0, err
+    one, two = (state(tmp_path / name)["optimizer_states"][0]["state"] for name in ("one", "two"))
+    for key, moment in one.items():
+        assert len(two[key]["exp_avg"]) == 10
+        difference = (two[key]["exp_avg"] - moment["exp_avg"]).norm()
+        assert difference <= 1e-6 * moment["exp_avg"].norm()
 
 
 def test_a_lost_process_ends_the_run_and_its_checkpoint_goes_on_with_another_number(tmp_path):
