@@ -26,6 +26,8 @@ COMMON = {
     "lr 0.01": ["--model.lr=0.01"],
     "lr 0.1": ["--model.lr=0.1"],
     "lr constant": ["--model.lr_schedule=constant"],
+    "NAdam": ["--model.optimizer=NAdam"],
+    "Adam with betas 0.5 and 0.9": ["--model.optimizer=Adam", "--model.optimizer.betas=[0.5,0.9]"],
     "a level every 15 steps": ["--model.grow_every=15"],
     "a level every 60 steps": ["--model.grow_every=60"],
     "a level every 100 steps": ["--model.grow_every=100"],

@@ -13,16 +13,14 @@ TabICL are the same. Runs and scores that are there already are not made again.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from runs import curve, distil, machine
 
-from synthicl.cli import train
 from synthicl.evaluation.commands import evaluate
 from synthicl.evaluation.intervals import holm, mean_accuracy, paired_difference
 from synthicl.evaluation.results import Results, Row
@@ -34,26 +32,6 @@ from synthicl.report.table import Table, markdown, percent_interval
 REAL = ("random", "centroid", "herding", "class_mean", "all")
 OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context_lgm", "in_context"]
 JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in the loop
-
-
-def distil(options: argparse.Namespace, flags: list[str], objective: str, ipc: int, seed: int) -> Path:
-    """Make a run, unless it is there; the flags it was made with are kept beside it."""
-    folder: Path = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
-    about = {"flags": flags, "threads": torch.get_num_threads()}
-    for path in folder.glob("*/version_*/bench.json"):  # written last: an interrupted run has none
-        if json.loads(path.read_text(encoding="utf-8")) == about:
-            return path.parent
-    code = train(
-        [
-            *("fit", *flags, f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"),
-            *(f"--output_dir={folder}", "--random_draws=1"),
-        ]
-    )
-    if code:
-        sys.exit(code)
-    run = next(folder.glob("*/latest")).resolve()
-    (run / "bench.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-    return run
 
 
 def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) -> Results:
@@ -116,25 +94,19 @@ def transfer_table(results: Results, objectives: list[str], backbone: str) -> Ta
     return Table(f"Seen by {backbone}: accuracy on test in %, {test[0].n_query} queries, 95 % intervals", header, body)
 
 
-def curve(run: Path) -> tuple[list[float], list[float]]:
-    """Seconds since the first step, and TabICL's accuracy on val in %."""
-    events = EventAccumulator(str(run)).Reload()
-    start = events.Scalars("train/loss")[0].wall_time
-    found = events.Scalars("val/tabicl_accuracy")
-    return [event.wall_time - start for event in found], [100 * event.value for event in found]
-
-
 def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int) -> None:
     """Accuracy on val against time, every seed a line."""
     figure, axes = new_figure()
     for color, (objective, folders) in zip(CYCLE, runs.items(), strict=False):
         for number, run in enumerate(folders):
             label = f"{objective}, {len(folders)} seeds" if number == 0 else None
-            axes.plot(*curve(run), color=color, alpha=0.7, lw=1.2, marker=".", label=label)
+            found = curve(run)
+            accuracy = [100 * value for value in found.accuracy["tabicl"]]
+            axes.plot(found.seconds, accuracy, color=color, alpha=0.7, lw=1.2, marker=".", label=label)
     for style, name in (("--", "all"), (":", "class_mean")):
         row = results.select(split="val", context=name, probe="tabicl", ipc=ipc)[0]
         axes.axhline(100 * row.accuracy, color="black", lw=1, ls=style, label=f"{name}, {row.n_context} rows")
-    axes.set_xlabel(f"seconds since the first step, validations included ({torch.get_num_threads()} CPU thread(s))")
+    axes.set_xlabel(f"seconds since the start of the fit, validations left out ({torch.get_num_threads()} thread(s))")
     axes.set_ylabel(f"TabICL's accuracy on val in %, {row.n_query} queries")
     axes.set_title(f"{ipc} image(s) per class", fontsize=10, loc="left")
     axes.grid(alpha=0.3)
@@ -159,7 +131,10 @@ def main() -> None:
     for ipc in options.ipc:
         runs: dict[str, list[Path]] = {}
         for objective in options.objectives:
-            runs[objective] = [distil(options, flags, objective, ipc, seed) for seed in range(options.seeds)]
+            for seed in range(options.seeds):
+                folder = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
+                varied = [f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"]
+                runs.setdefault(objective, []).append(distil(folder, [*flags, *varied]))
             for run in runs[objective]:
                 add(together, score(run, options, ipc, real=False).of("compare"), {"synthetic": objective}, "last")
                 if options.transfer:
@@ -171,7 +146,7 @@ def main() -> None:
                         command="transfer", context="class_mean"
                     ):  # real contexts are the same for all runs
                         add(together, found, {name: name for name in REAL}, "")
-            times = [curve(run)[0][-1] for run in runs[objective]]
+            times = [curve(run).seconds[-1] for run in runs[objective]]
             seconds.append([objective, str(ipc), f"{min(times):.0f} to {max(times):.0f}"])
         first = next(iter(runs.values()))[0]
         add(together, score(first, options, ipc, real=True).of("compare"), {name: name for name in REAL}, "")
@@ -183,7 +158,7 @@ def main() -> None:
         table = transfer_table(together, options.objectives, options.transfer)
         parts.append(f"### {table.title}\n\n{markdown(table)}")
     parts.append(
-        "### Seconds from the first step to the last validation\n\n"
+        f"### Seconds from the start of the fit, validations left out ({machine()})\n\n"
         + markdown(Table("", ["objective", "per class", "s"], seconds))
     )
     command = shlex.join(["python", "benchmarks/objectives.py", *sys.argv[1:]])
