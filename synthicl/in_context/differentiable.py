@@ -20,7 +20,7 @@ from torch import Tensor
 
 from synthicl.memory import to_device
 
-EXPONENTS, GRID, REFINEMENTS = 16.0, 33, 9  # largest exponent, exponents in a grid, grids: each is 16 times finer
+EXPONENTS, GRID, REFINEMENTS = 128.0, 65, 9  # largest exponent, exponents in a grid, grids: each is 32 times finer
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,9 @@ def preprocess(context: Tensor, queries: Tensor, power: bool, threshold: float) 
 def fit_exponents(context: Tensor) -> Tensor:
     """Yeo-Johnson exponents of the columns of each context (B, n, k), by maximum likelihood: (B, 1, k), constants.
 
-    The likelihood has one maximum in the exponent. It is found by looking at a grid of exponents, and at finer ones
-    around the best: on the device, without waiting for it.
+    The likelihood has one maximum in the exponent, of which it is found where it lies within +- 128: by looking at a
+    grid of exponents, and at finer ones around the best, on the device and without waiting for it. A constant column
+    has exponent 1, as scikit-learn's.
     """
     x = context.detach().double()
     slope = (x.sign() * x.abs().log1p()).sum(1, keepdim=True)
@@ -195,11 +196,17 @@ def fit_exponents(context: Tensor) -> Tensor:
     low, high = -EXPONENTS * torch.ones_like(slope), EXPONENTS * torch.ones_like(slope)
     for _ in range(REFINEMENTS):
         grid = low + steps * (high - low)  # (G, B, 1, k)
-        spread = yeo_johnson(x.expand(GRID, -1, -1, -1), grid).var(2, correction=0, keepdim=True)
-        likelihood = (grid - 1) * slope - x.shape[1] / 2 * spread.log()
-        best = likelihood.argmax(0, keepdim=True)
+        y = yeo_johnson(x.expand(GRID, -1, -1, -1), grid)
+        spread, mean = y.std(2, correction=0, keepdim=True), y.mean(2, keepdim=True)
+        likelihood = (grid - 1) * slope - x.shape[1] * spread.log()
+        sound = (
+            spread > 1e-7 * mean.abs()
+        )  # false where values saturate and their differences are rounding, and for NaN
+        best = likelihood.where(sound, -torch.inf).argmax(0, keepdim=True)
         low, high = (grid.gather(0, (best + side).clamp(0, GRID - 1))[0] for side in (-1, 1))
-    return ((low + high) / 2).to(context)
+    spread, rounding = x.std(1, correction=0, keepdim=True), x.shape[1] * torch.finfo(x.dtype).eps
+    constant = spread <= rounding * x.mean(1, keepdim=True).abs()
+    return torch.where(constant, 1, (low + high) / 2).to(context)
 
 
 def yeo_johnson(x: Tensor, exponent: Tensor) -> Tensor:

@@ -58,6 +58,24 @@ def test_exponents_equal_scikit_learns(rows, columns, skewed):
     torch.testing.assert_close(fit_exponents(x)[:, 0], torch.tensor(np.stack(expected)), rtol=0, atol=1e-5)
 
 
+def test_exponents_of_extreme_columns():
+    x = torch.randn(1, 100, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[0, :, 0] = 0.3
+    x[0, :, 1] = -0.1
+    x[0, 0, 1] = 9.9
+    expected = PowerTransformer(standardize=False).fit(x[0].numpy()).lambdas_
+    assert expected[0] == 1
+    assert expected[1] < -30
+    np.testing.assert_allclose(fit_exponents(x)[0, 0].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_rows_give_finite_columns():
+    """Images all begin grey where levels begin at zero."""
+    queries = torch.randn(1, 7, 4, generator=torch.Generator().manual_seed(0))
+    for part in preprocess(torch.full((1, 5, 4), 0.7), queries, True, 4.0):
+        assert part.isfinite().all()
+
+
 def test_gradient_of_the_preprocessing():
     context, _, queries = problem(4, 2, 3)
     known, unknown = (part[None].double().requires_grad_() for part in (context, queries))
