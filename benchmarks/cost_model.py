@@ -15,12 +15,13 @@ from shapes import random_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthicl.memory import saved_bytes
+from synthicl.objectives.linear_probe import AT_ONCE
 from synthicl.report.table import Table, markdown
 from synthicl.synthetic.pyramid import resolutions
 
 BACKBONE = "dinov2_vitb14"
 SIZE, VIEWS, HEADS, BANK_VIEWS, BANK_BATCH, STEPS = 256, 3, 32, 4, 2048, 2000  # configs/data/imagenette.yaml
-RATE = 100e12  # FLOP/s that a device sustains: an assumption
+RATE, RATE_32 = 100e12, 30e12  # FLOP/s that a device sustains in bf16 and in 32 bit: assumptions
 DATASETS = {
     "Imagenette": (10, 9_469),
     "ImageNet-100": (100, 126_689),
@@ -77,8 +78,11 @@ def cost(of: Constants, classes: int, real: int, ipc: int, devices: int) -> dict
     rows = images * VIEWS
     mine = -(-images // devices)  # of the device with most
     pyramid = 3 * 4 * sum(resolution**2 for resolution in resolutions(SIZE))
-    # Logits and gradient are two products, and each has two more in the backward pass; the real side has no backward.
-    objective = HEADS * classes * of.width * (12 * rows + 4 * BANK_VIEWS * BANK_BATCH)
+    # Logits and gradient are two products; in the backward pass logits have one more (heads need no gradient), the
+    # gradient two, and blocks of rows compute both again. The real side has no backward pass.
+    blocks = HEADS * rows * classes > AT_ONCE
+    seen = min(-(-BANK_BATCH // classes) * classes, real) * BANK_VIEWS
+    objective = 2 * HEADS * classes * of.width * ((7 if blocks else 5) * rows + 2 * seen)
     return {
         "backbone": mine * VIEWS * (2 * of.forward + of.backward),
         "objective": objective,
@@ -86,7 +90,7 @@ def cost(of: Constants, classes: int, real: int, ipc: int, devices: int) -> dict
         "embeddings": 4 * rows * of.width * 3,  # z, its gradient, and what is gathered
         "heads": 4 * HEADS * classes * of.width * 4,
         "exchanged": 4 * rows * of.width * (devices > 1),
-        "bank": real * BANK_VIEWS * of.forward / devices,
+        "bank": real * (BANK_VIEWS + 1) * of.forward / devices,  # and the clean view
         "bank on the host": real * BANK_VIEWS * of.width * 4,
         "checkpoint": images * pyramid * 3,
     }
@@ -100,14 +104,14 @@ def tables(of: Constants) -> list[Table]:
             each = [cost(of, classes, real, ipc, devices) for devices in DEVICES]
             can = [classes * ipc >= devices for devices in DEVICES]
             one = each[0]
-            hours = [STEPS * (of_one["backbone"] + of_one["objective"]) / RATE / 3600 for of_one in each]
+            hours = [STEPS * (of_one["backbone"] / RATE + of_one["objective"] / RATE_32) / 3600 for of_one in each]
             step.append(
                 [
                     *(name, str(ipc), f"{classes * ipc * VIEWS:,}"),
                     *(f"{value:.3g}" for value in (one["backbone"] / 1e12, one["objective"] / 1e12)),
                     f"{max(of_one['exchanged'] for of_one in each) / 4 / 1e6:.3g}",
                     *(f"{value:.2g}" if possible else "" for value, possible in zip(hours, can, strict=True)),
-                    f"{one['bank'] / RATE / 3600:.2g}",
+                    f"{one['bank'] / RATE_32 / 3600:.2g}",
                 ]
             )
             held = [(sum(of_one[key] for key in HELD) + of.weights) / 2**30 for of_one in each]
@@ -158,8 +162,9 @@ def main() -> None:
         "## Measured: one row of 224 px",
         markdown(Table("", header, body)),
         f"## {time.title}: {BACKBONE}",
-        f"**A projection.** Hours are FLOPs over {RATE / 1e12:.0f} TFLOP/s sustained on each device, which is an "
-        "assumption; no accelerator was at hand. The objective is computed by every device, which is why more devices "
+        f"**A projection.** Hours are FLOPs over the {RATE / 1e12:.0f} TFLOP/s that a device is assumed to sustain in "
+        f"bf16 (backbone in a step) and {RATE_32 / 1e12:.0f} in 32 bit (objective, bank); no accelerator was at hand. "
+        "The objective is computed by every device, which is why more devices "
         "stop helping where there are many classes: fewer heads do.",
         markdown(time),
         f"## {memory.title}: {BACKBONE}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,8 @@ class Peak(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the peak of what came before."""
         gc.collect()
+        if pl_module.device.type == "cpu":
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory that was freed would hide what is taken anew
         self.before = _resident(pl_module.device)
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -70,7 +74,8 @@ def measure(shapes: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
     for shape in shapes:
         arguments = [*map(str, shape), str(torch.get_num_threads())]
         command = [sys.executable, "-W", "ignore", __file__, *arguments]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
         found.append(json.loads(output.splitlines()[-1]))
         print(found[-1], flush=True)
     return found

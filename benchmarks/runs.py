@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,18 +20,30 @@ LINEAR = (
 """Flags that put a linear probe beside TabICL at each validation."""
 
 
+def about(flags: list[str]) -> dict[str, Any]:
+    """What identifies a run."""
+    return {"flags": flags, "threads": torch.get_num_threads()}
+
+
+def find(folder: Path, flags: list[str]) -> Path | None:
+    """The run in a folder that was made with these flags."""
+    for path in folder.glob("*/version_*/bench.json"):  # written last: an interrupted run has none
+        if json.loads(path.read_text(encoding="utf-8")) == about(flags):
+            return path.parent
+    return None
+
+
 def distil(folder: Path, flags: list[str]) -> Path:
     """Make a run with these flags of train.py, unless it is there; how it was made is kept beside it."""
-    about = {"flags": flags, "threads": torch.get_num_threads()}
-    for path in folder.glob("*/version_*/bench.json"):  # written last: an interrupted run has none
-        if json.loads(path.read_text(encoding="utf-8")) == about:
-            return path.parent
+    if run := find(folder, flags):
+        return run
+    before = set(folder.glob("*/version_*"))
     code = train(["fit", *flags, f"--output_dir={folder}", "--random_draws=1"])
     if code:
         sys.exit(code)
-    run = next(folder.glob("*/latest")).resolve()
-    (run / "bench.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-    return run
+    (made,) = set(folder.glob("*/version_*")) - before
+    (made / "bench.json").write_text(json.dumps(about(flags)) + "\n", encoding="utf-8")
+    return made
 
 
 class Curve(NamedTuple):

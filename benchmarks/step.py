@@ -36,21 +36,23 @@ class Interleaved(L.Callback):
         device = pl_module.device
         self.steps.append(_now(device) - self._start)
         size = pl_module.crop_size
-        images = torch.rand(self.rows, 3, size, size, device=device, requires_grad=True)
+        images = torch.rand(self.rows, 3, size, size, device=device)
         direction = torch.rand(self.rows, pl_module.backbone.embed_dim, device=device)
 
-        def forward() -> Tensor:
+        def forward(part: Tensor) -> Tensor:
             with trainer.precision_plugin.forward_context():
-                z: Tensor = pl_module.backbone(images)
+                z: Tensor = pl_module.backbone(part)
             return z
 
         with torch.autocast(device.type, enabled=False):
             start = _now(device)
             with torch.no_grad():
-                forward()
+                for part in images.split(pl_module.rows_at_once):
+                    forward(part)
             middle = _now(device)
-            z = forward()
-            z.backward(direction.to(z.dtype))
+            for part, along in zip(*(both.split(pl_module.rows_at_once) for both in (images, direction)), strict=True):
+                z = forward(part.requires_grad_())
+                z.backward(along.to(z.dtype))
             self._start = _now(device)
         self.forward.append(middle - start)
         self.backward.append(self._start - middle)

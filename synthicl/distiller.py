@@ -41,7 +41,7 @@ class ContextRows(NamedTuple):
     """The synthetic images as a context would hold them.
 
     Attributes:
-        images: (n, 3, S, S), uint8.
+        images: (n, 3, S, S), uint8, on the CPU; on other ranks than 0 only theirs.
         embeddings: (n, D), float32: clean embeddings of these 8-bit images.
         labels: (n,), class indices.
         targets: (n, C), soft labels, or None.
@@ -75,7 +75,7 @@ class Distiller(L.LightningModule):
         bank_views: augmented views of each real image in the bank; 0 for one clean view.
         bank_batch_size: real images of the bank used in a step; None for all.
         optimizer: a class of `torch.optim` that treats every number alone, such as Adam, NAdam or SGD: what images on
-            other devices do must not matter to it. ``lr`` is its learning rate.
+            other devices do must not matter to it. Its own learning rate is not used: ``lr`` is.
         lr: learning rate. The reference has 0.002.
         lr_schedule: ``constant`` is the reference, ``cosine`` falls to zero at ``--trainer.max_steps``.
         chunk_size: most views embedded at once, what memory depends on; None for as many as fit into the memory that is
@@ -207,9 +207,9 @@ class Distiller(L.LightningModule):
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         images = data.splits["train"]
         common: dict[str, Any] = {"num_workers": data.num_workers, "what": "training images"}
-        clean = embed_views(self.backbone, images, self.crop_size, **common).to(self.device)
-        y = torch.from_numpy(images.labels).to(self.device)
-        self.objective.prepare(LabelledEmbeddings(clean[0], y))
+        clean = embed_views(self.backbone, images, self.crop_size, **common)
+        y = torch.from_numpy(images.labels)
+        self.objective.prepare(LabelledEmbeddings(clean[0], y), self.device)
         if self.real == "bank":
             z = clean
             if self.bank_views:
@@ -223,7 +223,7 @@ class Distiller(L.LightningModule):
                     seed=self.seed,
                     **common,
                 )
-            self.bank = Bank(z, y.cpu(), self.bank_batch_size, self.seed, self.device)
+            self.bank = Bank(z, y, self.bank_batch_size, self.seed, self.device)
         if self.chunk_size is None:
             self.rows_at_once = self.largest_chunk()
 
@@ -233,8 +233,10 @@ class Distiller(L.LightningModule):
         self._zero_gradients()
         embed = self.view_embedder(0)
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
-            per_row = memory.saved_bytes(lambda: embed(slice(0, 2))) - memory.saved_bytes(lambda: embed(slice(0, 1)))
+            one = memory.saved_bytes(lambda: embed(slice(0, self.views)))
+            two = memory.saved_bytes(lambda: embed(slice(0, 2 * self.views))) if rows > self.views else 2 * one
         self.pyramid.zero_grad()
+        per_row = (two - one) // self.views
         return memory.largest_chunk(rows, per_row, self.device, self.bytes_of_images(), self._sharers())
 
     def _sharers(self) -> int:
@@ -355,9 +357,10 @@ class Distiller(L.LightningModule):
         def embed(part: slice) -> Tensor:
             first, end = part.start // views, -(-part.stop // views)
             images = self.pyramid.decode(slice(first, end))
-            rows = images[:, None].expand(-1, views, -1, -1, -1).flatten(0, 1)
-            rows = rows[part.start - first * views : part.stop - first * views]
-            return self._embed(self._view(rows, None if parameters is None else parameters[part]))
+            if len(images) < part.stop - part.start:
+                shown = torch.arange(part.start, part.stop, device=images.device) // views - first
+                images = images.index_select(0, shown)
+            return self._embed(self._view(images, None if parameters is None else parameters[part]))
 
         return embed
 
@@ -423,9 +426,9 @@ class Distiller(L.LightningModule):
             yield to_uint8(self.pyramid.decode(part))
 
     def pixels(self) -> Tensor:
-        """The synthetic images of all ranks, (n, 3, S, S), uint8; a collective call."""
+        """The synthetic images of all ranks in the memory of rank 0, (n, 3, S, S), uint8; a collective call."""
         empty = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8, device=self.device)
-        return gather_rows(torch.cat([empty, *self._mine_in_chunks()]), self.num_images)
+        return collect_rows(torch.cat([empty, *self._mine_in_chunks()]), self.num_images)
 
     @torch.no_grad()
     def context_rows(self) -> ContextRows:
@@ -438,7 +441,7 @@ class Distiller(L.LightningModule):
                 images.append(some)
                 parts.append(self.backbone(pixels.to(self.backbone.mean.dtype)).float())
         return ContextRows(
-            gather_rows(torch.cat(images), self.num_images),
+            collect_rows(torch.cat(images), self.num_images),
             gather_rows(torch.cat(parts), self.num_images),
             self.labels,
             gather_rows(self.targets().float(), self.num_images) if self.soft_labels else None,
@@ -456,11 +459,18 @@ class Distiller(L.LightningModule):
             "decorrelate": self.decorrelate,
             "soft_labels": self.soft_labels,
             "seed": self.seed,
+            "optimizer": self._describe_optimizer(),
             "crop_size": self.crop_size,
             "objective": repr(self.objective),
             "backbone": f"{self.backbone.name} {self.backbone.fingerprint}",
             "data": self.trainer.datamodule.name,  # type: ignore[attr-defined]
         }
+
+    def _describe_optimizer(self) -> str:
+        """Class and settings, the learning rate left out."""
+        optimizer = self.optimizer([torch.zeros(1, requires_grad=True)])
+        given = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items() if name != "lr")
+        return f"{type(optimizer).__name__}({given})"
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What is optimised: the backbone does not change and stays out of the checkpoint."""

@@ -52,25 +52,45 @@ def gather_rows(rows: Tensor, total: int, per_item: int = 1) -> Tensor:
 
 
 def collect_rows(rows: Tensor, total: int) -> Tensor:
-    """Put the blocks of all ranks together in the host memory of rank 0, one at a time, for what is written to disk.
+    """Put the blocks of all ranks together in the host's memory of rank 0, for what it shows or writes.
 
     Args:
         rows: this rank's block, (n_rank, *), on the device.
         total: number of rows on all ranks.
 
     Returns:
-        (total, *) on rank 0; on the others this rank's block.
+        (total, *) on rank 0; on the others this rank's block; on the CPU.
     """
+    return _gather_blocks(rows, total, world()[0] == 0, rows.device)
+
+
+def gather_on_hosts(rows: Tensor, total: int, device: torch.device) -> Tensor:
+    """Put the blocks of all ranks together in every rank's host memory.
+
+    Args:
+        rows: this rank's block, (n_rank, *), on the CPU.
+        total: number of rows on all ranks.
+        device: by whose way they go.
+
+    Returns:
+        (total, *), on the CPU, the same on every rank.
+    """
+    return _gather_blocks(rows, total, True, device)
+
+
+def _gather_blocks(rows: Tensor, total: int, keep: bool, device: torch.device) -> Tensor:
+    """One block after the other, so that a device holds no more than one."""
     me, ranks = world()
     if ranks == 1:
         return rows.cpu()
     blocks = []
     for rank in range(ranks):
-        block = rows.contiguous() if rank == me else rows.new_empty(len(owned(total, rank, ranks)), *rows.shape[1:])
+        shape = len(owned(total, rank, ranks)), *rows.shape[1:]
+        block = rows.to(device).contiguous() if rank == me else torch.empty(shape, dtype=rows.dtype, device=device)
         dist.broadcast(block, rank)
-        if me == 0:
+        if keep:
             blocks.append(block.cpu())
-    return torch.cat(blocks) if me == 0 else rows.cpu()
+    return torch.cat(blocks) if keep else rows.cpu()
 
 
 class ImageParallelStrategy(DDPStrategy):

@@ -23,7 +23,7 @@ from synthicl.augmentation import Augmentation, AugmentationParameters
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
-from synthicl.distributed import gather_rows, owned, world
+from synthicl.distributed import gather_on_hosts, owned, world
 from synthicl.files import write_whole
 
 BATCH_SIZE = 64
@@ -104,10 +104,10 @@ def embed_views(
             return pixels
         return augmentation.apply(pixels, parameters[view][first : first + len(pixels)], crop_size)
 
-    z = _embed(backbone, squares, mine, views if augmentation is not None else 1, view_of, num_workers, what)
-    embeddings = torch.stack([gather_rows(of_view, len(images)).cpu() for of_view in z])
+    rows = _embed(backbone, squares, mine, views if augmentation is not None else 1, view_of, num_workers, what)
+    embeddings = torch.stack([gather_on_hosts(of_view, len(images), parameter.device) for of_view in rows])
     if rank == 0:
-        write_whole(path, lambda target: target.write_bytes(save({"z": embeddings.contiguous()})))
+        write_whole(path, lambda target: target.write_bytes(save({"z": embeddings})))
     return embeddings
 
 
@@ -128,15 +128,19 @@ def _embed(
     view_of: Callable[[int, Tensor, int], Tensor],
     num_workers: int,
     what: str,
-) -> list[Tensor]:
-    """All views of the images at ``mine``, each (len(mine), D), float32; reading overlaps with embedding."""
+) -> Tensor:
+    """All views of the images at ``mine``, (V, len(mine), D), float32, on the CPU; reading overlaps with embedding."""
     device = next(backbone.parameters()).device
-    loader = DataLoader(Subset(squares, mine), BATCH_SIZE, num_workers=num_workers, pin_memory=device.type == "cuda")
-    embedded: list[list[Tensor]] = [[torch.empty(0, backbone.embed_dim, device=device)] for _ in range(views)]
+    on_gpu = device.type == "cuda"
+    loader = DataLoader(Subset(squares, mine), BATCH_SIZE, num_workers=num_workers, pin_memory=on_gpu)
+    embeddings = torch.empty(views, len(mine), backbone.embed_dim, pin_memory=on_gpu)  # copied to without waiting
     quiet = mine.start > 0 or len(loader) * views < 20  # one bar, on rank 0, and none for what takes a moment
     for number, batch in enumerate(track(loader, f"Embedding {what}", disable=quiet, transient=True)):
         pixels = batch.to(device, non_blocking=True).view(len(batch), views, 3, *batch.shape[-2:])
+        first = number * BATCH_SIZE
         for view in range(views):
-            images = view_of(view, pixels[:, view] / 255, mine.start + number * BATCH_SIZE)
-            embedded[view].append(backbone(images).float())
-    return [torch.cat(parts) for parts in embedded]
+            images = view_of(view, pixels[:, view] / 255, mine.start + first)
+            embeddings[view, first : first + len(batch)].copy_(backbone(images), non_blocking=True)
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return embeddings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from synthicl.errors import UserError
 
+V1 = ("limit_in_bytes", "usage_in_bytes")  # of control groups
 SHARE = 0.6  # of the free memory; the rest is for what lives for a moment, and for the allocator's gaps
 
 
@@ -55,14 +57,21 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _free_in_control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """What a container or a batch system leaves (control groups, version 2); a large number where there is no limit."""
+    """What a container or a batch system leaves; a large number where there is no limit.
+
+    Both versions of Linux's control groups; what is kept of files counts as free, since it is given up when needed.
+    """
     lines = own.read_text(encoding="utf-8").splitlines() if own.is_file() else []
-    path = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    places = {controllers: path.lstrip("/") for _, controllers, path in (line.split(":", 2) for line in lines)}
+    versions = (root, places.get(""), "max", "current"), (root / "memory", places.get("memory"), *V1)
     free = 2**62
-    for folder in (root / path, *(root / path).parents):
-        limit, used = folder / "memory.max", folder / "memory.current"
-        if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-            free = min(free, int(limit.read_text()) - int(used.read_text()))
+    for top, path, limit, used in versions:
+        for folder in () if path is None else (top / path, *(top / path).parents):
+            limit_file, used_file, statistics = (folder / f"memory.{name}" for name in (limit, used, "stat"))
+            if limit_file.is_file() and used_file.is_file() and limit_file.read_text().strip() != "max":
+                of_files = re.search(r"^(?:total_)?inactive_file (\d+)", statistics.read_text(), re.M)
+                reclaimed = int(of_files[1]) if of_files else 0
+                free = min(free, int(limit_file.read_text()) - int(used_file.read_text()) + reclaimed)
     return free
 
 
@@ -88,6 +97,7 @@ def largest_chunk(rows: int, per_row: int, device: torch.device, kept: int = 0, 
         raise UserError(
             f"--trainer.devices: {free / 2**30:.1f} GiB are free on {device}, and this run's images need "
             f"{kept / 2**30:.1f} GiB with their gradients and optimiser state, and {per_row / 2**30:.2f} GiB for each "
-            "image that is embedded. Use more devices, or lower --model.image_size or --model.ipc."
+            "image that is embedded. Use more devices, or lower --model.image_size or --model.ipc; "
+            "--model.chunk_size=1 tries it all the same."
         )
     return rows if fits >= rows else 1 << (fits.bit_length() - 1)

@@ -79,6 +79,8 @@ class Bank:
             self._all = LabelledEmbeddings(z.flatten(0, 1).to(device), y.repeat(len(z)).to(device))
             return
         self._z, self._y = z, y
+        shuffled = torch.randperm(len(y), generator=keyed_generator(seed, "bank order"))
+        self._by_class = shuffled[y[shuffled].argsort(stable=True)]
         self._counts = torch.bincount(y)
         self._starts = self._counts.cumsum(0) - self._counts
         self._per_class = -(-self.batch_size // int((self._counts > 0).sum()))
@@ -87,9 +89,20 @@ class Bank:
         """The embeddings of a step: all rows, or a class-balanced minibatch with all views."""
         if self.batch_size is None:
             return self._all
-        shuffled = torch.randperm(len(self._y), generator=keyed_generator(self.seed, "bank batch", step))
-        by_class = shuffled[self._y[shuffled].argsort(stable=True)]
-        rank_in_class = torch.arange(len(self._y)) - self._starts[self._y[by_class]]
-        chosen = by_class[rank_in_class < self._per_class]
+        chosen = self._draw(step)
         z, y = self._z[:, chosen].flatten(0, 1), self._y[chosen].repeat(len(self._z))
         return LabelledEmbeddings(to_device(z, self.device), to_device(y, self.device))
+
+    def _draw(self, step: int) -> Tensor:
+        """Indices of a minibatch: no image twice, all images of a class equally often.
+
+        Each class is cut into as many parts as images are drawn of it; one is drawn of each part, and the class is
+        turned by a random number of places. The time does not depend on N, as a shuffle's would.
+        """
+        generator = keyed_generator(self.seed, "bank batch", step)
+        counts, parts = self._counts[:, None], self._counts.clamp_max(self._per_class)[:, None]
+        part = torch.arange(self._per_class)
+        first, end = (part * counts // parts.clamp_min(1), (part + 1) * counts // parts.clamp_min(1))
+        within, turn = torch.rand((2, *first.shape), dtype=torch.float64, generator=generator)
+        place = (first + (within * (end - first)).long() + (turn[:, :1] * counts).long()) % counts.clamp_min(1)
+        return self._by_class[(self._starts[:, None] + place)[part < parts]]

@@ -58,6 +58,13 @@ def test_free_memory_is_what_the_machine_or_the_control_group_leaves(tmp_path, m
         (root / folder).mkdir(parents=True)
         (root / folder / "memory.max").write_text(f"{limit}\n")
         (root / folder / "memory.current").write_text(f"{used}\n")
-    assert memory._free_in_control_group(root, own) == 4000
+        (root / folder / "memory.stat").write_text("anon 1\ninactive_file 300\nactive_file 5\n")
+    assert memory._free_in_control_group(root, own) == 4300
+    own.write_text("5:cpu:/\n4:memory:/old\n")
+    (root / "memory/old").mkdir(parents=True)
+    (root / "memory/old/memory.limit_in_bytes").write_text("9000\n")
+    (root / "memory/old/memory.usage_in_bytes").write_text("2000\n")
+    (root / "memory/old/memory.stat").write_text("inactive_file 10\n")
+    assert memory._free_in_control_group(root, own) == 7010
     monkeypatch.setattr(memory, "_free_in_control_group", lambda: 4000)
     assert free_bytes(CPU) == 4000

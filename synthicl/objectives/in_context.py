@@ -23,7 +23,7 @@ from synthicl.in_context.differentiable import DifferentiableTabICL, Member, ran
 from synthicl.in_context.protocol import Protocol as FittedProtocol
 from synthicl.memory import to_device
 from synthicl.objectives.linear_probe import class_balanced_weight
-from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective
 
 FLAG = "--model.objective.init_args.checkpoints"
 
@@ -48,7 +48,8 @@ class InContext(Objective):
         members: ensemble members drawn in a step.
         balanced: draw queries so that every class counts the same, and not as often as it occurs.
         recompute: whether TabICL's activations are computed again in the backward pass, for one view and member at a
-            time: less memory for more time.
+            time: less memory for more time. They grow with views x (rows + queries) x columns; classes are limited by
+            TabICL's outputs.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class InContext(Objective):
         """Say which TabICL scores the images; its protocol is read in `prepare`."""
         self._deployed = deployed
 
-    def prepare(self, train: LabelledEmbeddings) -> None:
-        """Take over the protocol, and load TabICL where the embeddings are."""
+    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
+        """Take over the protocol, and load TabICL."""
         assert self._deployed.protocol is not None
-        self._protocol = self._deployed.protocol.to(train.z.device)
+        self._protocol = self._deployed.protocol.to(device)
         paths = self._model_paths or [self._deployed.model_path]
-        self._tabicls = [DifferentiableTabICL(path, train.z.device) for path in paths]
+        self._tabicls = [DifferentiableTabICL(path, device) for path in paths]
 
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator

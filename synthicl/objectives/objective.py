@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+CPU = torch.device("cpu")
+
 
 class LabelledEmbeddings(NamedTuple):
     """Embeddings with their labels.
@@ -43,11 +45,12 @@ class Objective(nn.Module, ABC):
         settings = ", ".join(f"{name}={value!r}" for name, value in shown.items() if isinstance(value, plain))
         return f"{type(self).__name__}({settings})"
 
-    def prepare(self, train: LabelledEmbeddings) -> None:
+    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
         """Fit what depends on the training data, once, before the first step.
 
         Args:
-            train: clean embeddings of the training split, on the device of the optimisation.
+            train: clean embeddings of the training split, on the CPU.
+            device: where the optimisation runs.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ from synthicl.errors import UserError
 from synthicl.memory import to_device
 from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
-from synthicl.objectives.objective import LabelledEmbeddings
+from synthicl.objectives.objective import CPU, LabelledEmbeddings
 from synthicl.randomness import keyed_generator
 
 
@@ -58,9 +58,9 @@ class TrajectoryMatching(LinearGradientMatching):
         self.probe_steps = probe_steps
 
     @torch.no_grad()
-    def prepare(self, train: LabelledEmbeddings) -> None:
+    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
         """Train the probes and record their heads."""
-        z, y = train.z, train.y
+        z, y = train.z.to(device), train.y.to(device)
         num_classes = int(y.max()) + 1
         row_weight = class_balanced_weight(y, num_classes) if self.balanced else None
         generator = keyed_generator("trajectories")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from synthicl.errors import UserError
-from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective
 
 
 class WeightedSum(Objective):
@@ -36,10 +36,10 @@ class WeightedSum(Objective):
         """The terms with their weights."""
         return " + ".join(f"{weight} {term!r}" for weight, term in zip(self.weights, self.terms, strict=True))
 
-    def prepare(self, train: LabelledEmbeddings) -> None:
+    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
         """Prepare every term."""
         for term in self.terms:
-            cast(Objective, term).prepare(train)
+            cast(Objective, term).prepare(train, device)
 
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator

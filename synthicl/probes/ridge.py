@@ -29,6 +29,8 @@ class RidgeProbe(SoftLabelProbe):
     def fit_soft(self, z: Tensor, targets: Tensor) -> None:
         """Fit; see `SoftLabelProbe`."""
         self._weight, self._bias = ridge_weights(z, targets, REGULARISATION)
+        if not self._weight.isfinite().all():
+            raise ValueError("the ridge probe has no finite solution: are the embeddings finite?")
 
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities; see `Probe`."""
