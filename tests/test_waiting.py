@@ -30,7 +30,11 @@ WAITS = {
     aten._unique2,
     aten.bincount,
     aten.repeat_interleave,
+    aten.equal,
+    aten.unique_consecutive,
+    aten.unique_dim,
 }
+READS = {torch.Tensor.cpu, torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.item, torch.equal}
 
 
 class WaitedError(AssertionError):
@@ -53,13 +57,20 @@ class Trace(TorchDispatchMode):
         for tensor in on_device:
             self.follow(tensor)
 
+    def follows(self, value: Any) -> bool:
+        return (
+            isinstance(value, torch.Tensor)
+            and value.numel() > 0
+            and value.untyped_storage().data_ptr() in self.storages
+        )
+
     def follow(self, tensor: torch.Tensor) -> None:
         self.kept.append(tensor.untyped_storage())
         self.storages.add(tensor.untyped_storage().data_ptr())
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        traced = [t for t in tensors if t.numel() and t.untyped_storage().data_ptr() in self.storages]
+        traced = [tensor for tensor in tensors if self.follows(tensor)]
         waits = function.overloadpacket in WAITS or any(
             t.dtype == torch.bool and function.overloadpacket in {aten.index, aten.index_put} for t in tensors[1:]
         )
@@ -85,13 +96,16 @@ class Moves(TorchFunctionMode):
         if function is torch.Tensor.to and not kwargs.get("non_blocking") and not of_a_library():
             moved, *where = args
             moves = any(isinstance(target, torch.Tensor | torch.device | str) for target in (*where, *kwargs.values()))
-            on_host = moved.untyped_storage().data_ptr() not in self.trace.storages
-            if moves and on_host and moved.numel():
+            if moves and moved.numel() and not self.trace.follows(moved):
                 raise WaitedError(f"a tensor {tuple(moved.shape)} is moved")
         if function in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None and not of_a_library():
             raise WaitedError("numbers are moved")
+        if function in READS and any(self.trace.follows(leaf) for leaf in tree_leaves(args)) and not of_a_library():
+            raise WaitedError(f"{function} reads values")
         result = function(*args, **kwargs)
-        if function is torch.Tensor.to and kwargs.get("non_blocking"):
+        moved = function is torch.Tensor.to and kwargs.get("non_blocking")
+        made_there = kwargs.get("device") is not None and isinstance(result, torch.Tensor)
+        if moved or (made_there and not of_a_library()):
             self.trace.follow(result)
         return result
 
@@ -109,8 +123,9 @@ def step(objective: Objective, **settings: Any) -> None:
     def traced(batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             return original(batch, batch_idx)
-        bank = module.bank(batch)
-        roots = [*module.parameters(), *module.buffers(), bank.z, bank.y, module.labels]
+        roots = [*module.parameters(), *module.buffers()]
+        if settings.get("real") != "online" and "bank_batch_size" not in settings:
+            roots += [module.bank(batch).z, module.bank(batch).y]
         if isinstance(objective, InContext):
             roots += [objective._protocol.mean, objective._protocol.projection]
             roots += objective._tabicls[0].model.state_dict().values()
@@ -141,6 +156,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*man
     [
         (LinearGradientMatching(heads=2), {"views": 2, "chunk_size": 7}),
         (LinearGradientMatching(heads=2), {"views": 2, "soft_labels": True}),
+        (LinearGradientMatching(heads=2), {"views": 1, "bank_batch_size": 100}),
+        (LinearGradientMatching(heads=2), {"views": 1, "real": "online"}),
         (TrajectoryMatching(heads=2, probe_steps=20), {"views": 1}),
         (Ridge(), {"views": 1}),
         (InContext(queries=8, members=3), {"views": 0, "ipc": 2}),
@@ -161,10 +178,18 @@ def test_waiting_is_seen():
         def forward(self, synthetic, real, num_classes, generator):
             return super().forward(synthetic, real._replace(z=real.z[real.y > 3], y=real.y[real.y > 3]), 10, generator)
 
+    class Lists(LinearGradientMatching):
+        def forward(self, synthetic, real, num_classes, generator):
+            return super().forward(synthetic, real, max(synthetic.y.tolist()) + 1, generator)
+
+    class Copies(LinearGradientMatching):
+        def forward(self, synthetic, real, num_classes, generator):
+            return super().forward(synthetic, real, num_classes, generator) + 0 * synthetic.z.detach().cpu().sum()
+
     class Moving(LinearGradientMatching):
         def forward(self, synthetic, real, num_classes, generator):
             return super().forward(synthetic, real, num_classes, generator) * torch.ones(()).to(synthetic.z.device)
 
-    for objective in (Waits(), Counts(), Moving()):
+    for objective in (Waits(), Counts(), Lists(), Copies(), Moving()):
         with pytest.raises(WaitedError):
             step(objective)
