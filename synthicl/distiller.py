@@ -6,7 +6,6 @@ One step: decode the pyramids, augment, embed, compare with the real side, back-
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -251,16 +250,9 @@ class Distiller(L.LightningModule):
         return 4 * numbers * size
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser of what belongs to images, pyramids and soft labels, and of what the objective learns.
-
-        Raises:
-            UserError: it was given a learning rate of its own.
-        """
+        """The optimiser of what belongs to images, pyramids and soft labels, and of what the objective learns."""
         groups = [self.image_parameters(), self.learnt_by_objective()]
-        optimizer = self.optimizer([{"params": group} for group in groups if group])
-        if optimizer.defaults["lr"] != inspect.signature(type(optimizer)).parameters["lr"].default:
-            raise UserError(f"--model.optimizer.lr={optimizer.defaults['lr']}: the learning rate is --model.lr.")
-        return optimizer
+        return self.optimizer([{"params": group} for group in groups if group])
 
     def learnt_by_objective(self) -> list[Tensor]:
         """What the objective learns with the images."""

@@ -174,6 +174,9 @@ def run(args: ArgsType) -> None:
     Raises:
         UserError: a mistake in the command line that the parser does not see.
     """
+    for argument in args if isinstance(args, list) else []:
+        if argument.partition("=")[0] in {"--model.optimizer.lr", "--model.optimizer.init_args.lr"}:
+            raise UserError(f"{argument}: the learning rate is --model.lr.")
     checkpoint = settings(list(args)).get("ckpt_path") if isinstance(args, list) else None
     if checkpoint:
         try:

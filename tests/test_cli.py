@@ -230,6 +230,19 @@ def test_a_finished_run_goes_on_with_flags_that_win(tmp_path):
     assert "--model.ipc=2: the checkpoint was made with 1, which cannot change when a run goes on" in err
 
 
+def test_another_optimiser_runs_and_a_run_cannot_change_it(tmp_path):
+    nadam = ["--model.optimizer=NAdam", "--model.optimizer.betas=[0.5, 0.9]"]
+    code, _, err = run("fit", *DIGITS, *QUICK, *nadam, "--trainer.max_steps=4", f"--output_dir={tmp_path}")
+    assert code == 0, err
+    checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--trainer.max_steps=8")
+    assert code == 0, err
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.optimizer.betas=[0.9, 0.9]")
+    assert code == 2
+    assert "--model.optimizer=NAdam(betas=" in err
+    assert "the checkpoint was made with NAdam(betas=" in err
+
+
 def spawn(*args: str, **settings) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), "fit", *args]
@@ -255,6 +268,7 @@ ONLINE = ["--model.objective=lgm", "--model.real=online", "--model.views=2"]
         (["--model.objective=in_context_lgm"], 12),  # TabICL computes in 32 bit
         (["--model.objective=ridge", "--model.soft_labels=true"], 50),
         (ONLINE, 50),
+        (["--model.optimizer=NAdam", "--model.optimizer.lr=0.1"], r"--model\.optimizer\.lr=0\.1: the learning rate is"),
     ],
 )
 def test_several_processes_equal_one(flags, steps, tmp_path):
