@@ -66,10 +66,7 @@ def table(found: dict[str, Any]) -> Table:
     body = []
     for name, procedure in found["procedures"].items():
         last = [_interval(procedure["last"][probe]) for probe in PROBES]
-        if name == REFERENCE:
-            reached = ["the goal"] * 3
-        else:
-            reached = [cell(procedure["reached"][probe]) for probe in ("tabicl", "linear", "both")]
+        reached = [cell(procedure["reached"][probe]) for probe in ("tabicl", "linear", "both")]
         body.append([name, str(procedure["steps"]), f"{procedure['seconds']:.0f}", *last, *reached])
     header = ["procedure", "steps", "s", "TabICL at the end", "linear at the end"]
     header += ["reaches the reference's TabICL", "linear", "both at once"]
@@ -102,5 +99,5 @@ def plot(found: dict[str, Any], title: str, path: Path) -> None:
         axes.set_ylabel("accuracy on val in %")
         axes.set_title(f"{words}, {title}", fontsize=10, loc="left")
         axes.grid(alpha=0.3, which="both")
-    left.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     write_whole(path, lambda target: target.write_bytes(render(figure, "png")))
