@@ -16,9 +16,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from runs import LINEAR, curve, distil, find, machine
+from runs import LINEAR, curve, distil, find, machine, percent
 
-from synthicl.evaluation.episodes import t_interval
 from synthicl.report.table import Table, markdown
 
 MOST_SEEDS = 20
@@ -112,17 +111,10 @@ def line(name: str, runs: list[Path]) -> list[str]:
     return [
         name,
         str(len(runs)),
-        *(_percent([found.accuracy[probe][-1] for found in curves]) for probe in ("tabicl", "linear")),
+        *(percent([found.accuracy[probe][-1] for found in curves]) for probe in ("tabicl", "linear")),
         f"{100 * top:.1f}, {int(np.median(steps))}",
         f"{np.mean([found.seconds[-1] for found in curves]):.0f}",
     ]
-
-
-def _percent(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{100 * values[0]:.1f}"
-    mean, low, high = t_interval(np.array(values))
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 if __name__ == "__main__":

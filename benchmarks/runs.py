@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from synthicl.cli import train
+from synthicl.evaluation.episodes import t_interval
+from synthicl.report.table import percent_interval
 
 LINEAR = (
     "--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation",
@@ -70,6 +73,13 @@ def curve(run: Path) -> Curve:
     }
     seconds = events.Scalars("train/seconds")
     return Curve([event.step + 1 for event in seconds], [event.value for event in seconds], accuracy)
+
+
+def percent(values: list[float]) -> str:
+    """The mean of shares in percent, of several seeds with Student's 95 % interval."""
+    if len(values) < 2:
+        return f"{100 * values[0]:.1f}"
+    return percent_interval(t_interval(np.array(values)))
 
 
 def machine() -> str:

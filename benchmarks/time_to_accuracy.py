@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import LINEAR, Curve, curve, distil
+from runs import LINEAR, Curve, curve, distil, percent
 
-from synthicl.evaluation.episodes import t_interval
 from synthicl.files import write_whole
 from synthicl.report.publish import render
 from synthicl.report.style import CYCLE, new_figure
@@ -65,19 +64,12 @@ def table(found: dict[str, Any]) -> Table:
 
     body = []
     for name, procedure in found["procedures"].items():
-        last = [_interval(procedure["last"][probe]) for probe in PROBES]
+        last = [percent(procedure["last"][probe]) for probe in PROBES]
         reached = [cell(procedure["reached"][probe]) for probe in ("tabicl", "linear", "both")]
         body.append([name, str(procedure["steps"]), f"{procedure['seconds']:.0f}", *last, *reached])
     header = ["procedure", "steps", "s", "TabICL at the end", "linear at the end"]
     header += ["reaches the reference's TabICL", "linear", "both at once"]
     return Table("", header, body)
-
-
-def _interval(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{100 * values[0]:.1f}"
-    mean, low, high = t_interval(np.array(values))
-    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def plot(found: dict[str, Any], title: str, path: Path) -> None:
