@@ -169,7 +169,7 @@ def main() -> None:
         markdown(time),
         f"## {memory.title}: {BACKBONE}",
         "Weights, this device's pyramids with gradients and two moments of Adam, embeddings of all rows, heads with "
-        "their gradients. The chunk takes 60 % of what is left.",
+        "their gradients. A chunk is given half of what is left.",
         markdown(memory),
     ]
     path = Path("docs/cost-model.md")

@@ -33,7 +33,7 @@ def test_saved_bytes_of_many_rows_grow_as_rows_do():
 
 @pytest.mark.parametrize(
     ("rows", "free", "expected"),
-    [(10, 1e9, 10), (100, 1e9, 100), (1000, 1e6, 512), (1000, 1.7e6, 1000), (1000, 2e3, 1), (0, 1e9, 0)],
+    [(10, 1e9, 10), (100, 1e9, 100), (1000, 1e6, 256), (1000, 2.1e6, 1000), (1000, 2e3, 1), (0, 1e9, 0)],
 )
 def test_all_rows_or_a_power_of_two(rows, free, expected, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: int(free))
@@ -42,8 +42,8 @@ def test_all_rows_or_a_power_of_two(rows, free, expected, monkeypatch):
 
 def test_what_must_stay_free_and_who_shares_is_counted(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000)
-    assert largest_chunk(1000, 1000, CPU, kept=700_000) == 128  # 0.6 x 300
-    assert largest_chunk(1000, 1000, CPU, sharers=4) == 128  # 0.6 x 250
+    assert largest_chunk(1000, 1000, CPU, kept=700_000) == 128  # 0.5 x 300
+    assert largest_chunk(1000, 1000, CPU, sharers=4) == 64  # 0.5 x 250
     message = r"0\.0 GiB are free on cpu, and this run's images need .* Use more devices, or lower --model\.image_size"
     with pytest.raises(UserError, match=message):
         largest_chunk(1000, 1000, CPU, kept=999_500)
