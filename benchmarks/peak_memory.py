@@ -15,7 +15,6 @@ import lightning as L
 import torch
 from shapes import FullSize, distiller, fit, private_cache, random_backbone
 
-from synthicl.memory import saved_bytes
 from synthicl.report.table import Table
 
 
@@ -53,9 +52,6 @@ def one(name: str, num_classes: int, views: int, chunk_size: int, threads: int) 
         module = distiller(random_backbone(name), num_classes, views=views, chunk_size=chunk_size, image_size=256)
         peak = Peak()
         fit(module, 2, [FullSize(), peak])
-    module._zero_gradients()
-    embed = module.view_embedder(0)
-    needed = [saved_bytes(lambda rows=rows: embed(slice(0, rows))) for rows in (1, 2)]  # type: ignore[misc]
     # The levels are there before the first step; gradients and both moments come with it.
     later = module.bytes_of_images() * 3 // 4
     shape = {"backbone": name, "classes": num_classes, "views": views, "chunk": chunk_size}
@@ -63,7 +59,7 @@ def one(name: str, num_classes: int, views: int, chunk_size: int, threads: int) 
     return shape | {
         "images": module.bytes_of_images(),
         "beyond": peak.peak - peak.before - later,
-        "row": needed[1] - needed[0],
+        "row": module.bytes_of_row(),
         "weights": weights,
     }
 

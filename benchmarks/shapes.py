@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import lightning as L
 import numpy as np
@@ -104,15 +106,5 @@ def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precisio
 @contextmanager
 def private_cache() -> Iterator[None]:
     """Keep embeddings of noise out of the user's cache."""
-    import os
-
-    with TemporaryDirectory() as folder:
-        before = os.environ.get("SYNTHICL_CACHE")
-        os.environ["SYNTHICL_CACHE"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["SYNTHICL_CACHE"]
-            else:
-                os.environ["SYNTHICL_CACHE"] = before
+    with TemporaryDirectory() as folder, patch.dict(os.environ, SYNTHICL_CACHE=folder):
+        yield

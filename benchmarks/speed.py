@@ -151,8 +151,8 @@ TEXTS = {
     ),
     "memory": (
         "Pyramids of 256 px with gradients and both moments of Adam, by arithmetic; the peak of two steps beyond them, "
-        "weights and bank left out, measured in a process of its own; and what autograd keeps of a second row, times "
-        "the rows of a chunk. The backbone `mini` sees 32 px, the others 224 px. 32-bit."
+        "weights and bank left out, measured in a process of its own; and what autograd keeps of a row, times the "
+        "rows of a chunk. The backbone `mini` sees 32 px, the others 224 px. 32-bit."
     ),
     "bank": (
         "Building against the forward passes of the same number of images alone, in batches of 64; reading is one "

@@ -228,15 +228,18 @@ class Distiller(L.LightningModule):
 
     def largest_chunk(self) -> int:
         """How many views can be embedded at once, once all levels of the pyramid exist."""
-        rows = len(self.mine) * self.views
+        rows, kept = len(self.mine) * self.views, self.bytes_of_images()
+        return memory.largest_chunk(rows, self.bytes_of_row(), self.device, kept, self._sharers())
+
+    def bytes_of_row(self) -> int:
+        """What a chunk keeps of one view for its backward pass, its share of the decoded image included."""
         self._zero_gradients()
         embed = self.view_embedder(0)
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             one = memory.saved_bytes(lambda: embed(slice(0, self.views)))
-            two = memory.saved_bytes(lambda: embed(slice(0, 2 * self.views))) if rows > self.views else 2 * one
+            two = memory.saved_bytes(lambda: embed(slice(0, 2 * self.views))) if len(self.mine) > 1 else 2 * one
         self.pyramid.zero_grad()
-        per_row = (two - one) // self.views
-        return memory.largest_chunk(rows, per_row, self.device, self.bytes_of_images(), self._sharers())
+        return (two - one) // self.views
 
     def _sharers(self) -> int:
         """Processes of this run that share this device's memory."""

@@ -153,8 +153,7 @@ class DistillCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Tell objectives with a TabICL in the loop which one is deployed."""
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        tabicl = next(callback for callback in callbacks if isinstance(callback, TabICLEvaluation))
+        tabicl = TabICLEvaluation.of(self.trainer)
         objective = self.model.objective
         for term in objective.terms if isinstance(objective, WeightedSum) else [objective]:
             if isinstance(term, InContext):

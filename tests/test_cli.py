@@ -243,6 +243,26 @@ def test_another_optimiser_runs_and_a_run_cannot_change_it(tmp_path):
     assert "the checkpoint was made with NAdam(betas=" in err
 
 
+def test_cost_and_another_probe_are_logged_beside_the_accuracy(tmp_path):
+    linear = [
+        "--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation",
+        "--trainer.callbacks.probe=linear",
+    ]
+    code, out, err = run("fit", *DIGITS, *QUICK, *linear, f"--output_dir={tmp_path}")
+    assert code == 0, err
+    assert re.search(r"Pyramids, gradients and optimiser state: \d+ MiB; at most 10 views are embedded at once", out)
+    folder = tmp_path / "digits/version_0"
+    code, _, err = run("fit", f"--ckpt_path={folder / 'checkpoints/last.ckpt'}", "--trainer.max_steps=20")
+    assert code == 0, err
+    events = EventAccumulator(str(folder)).Reload()
+    seconds = [event.value for event in events.Scalars("train/seconds")]
+    assert len(seconds) == 5
+    assert seconds[0] > 0
+    assert seconds == sorted(seconds)  # the run that went on goes on counting
+    rows = Results.load(folder).select(probe="linear", split="val", checkpoint="last")
+    assert events.Scalars("val/linear_accuracy")[-1].value == pytest.approx(rows[0].accuracy)
+
+
 def spawn(*args: str, **settings) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), "fit", *args]

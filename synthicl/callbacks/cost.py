@@ -17,8 +17,8 @@ FIRST, LAST = 2, 5  # steps, counted from where the run begins, between whose en
 class Cost(L.Callback):
     """Print the expected time and memory after the first steps, and log ``train/seconds`` at each validation.
 
-    These are the seconds that the fit has taken so far, real images' embeddings included, validations left out: what
-    accuracies of two runs are to be compared at. A run that goes on goes on counting.
+    These are the seconds that the fit has taken so far, its preparation included (embeddings of real images, the choice
+    of a protocol), validations left out. A run that goes on goes on counting.
     """
 
     def __init__(self) -> None:
@@ -67,11 +67,10 @@ class Cost(L.Callback):
             return
         step = (now - self._start) / (LAST - FIRST)
         minutes = step * (trainer.max_steps - trainer.global_step) / 60
-        images = module.num_images * 3 * module.image_size**2 * 4
-        held = images * (1 + 3 * 4 / 3) / 2**20  # decoded once; pyramid (4/3 of an image) with two Adam moments
         line = (
             f"{module.num_images} synthetic images, {trainer.max_steps} steps, about {step:.3f} s each without "
-            f"validation: about {minutes:.1f} min more. Images, pyramids and optimiser state: {held:.0f} MiB"
+            f"validation: about {minutes:.1f} min more. Pyramids, gradients and optimiser state: "
+            f"{module.bytes_of_images() / 2**20:.0f} MiB; at most {module.rows_at_once} views are embedded at once"
         )
         if module.device.type == "cuda":
             line += f"; at most so far on the device: {torch.cuda.max_memory_allocated(module.device) / 2**20:.0f} MiB"

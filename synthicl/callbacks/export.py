@@ -52,7 +52,7 @@ class Export(L.Callback):
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        tabicl = next(callback for callback in trainer.callbacks if isinstance(callback, TabICLEvaluation))  # type: ignore[attr-defined]
+        tabicl = TabICLEvaluation.of(trainer)
         assert tabicl.protocol is not None
         metadata: dict[str, Any] = {
             "dataset": data.name,

@@ -32,7 +32,7 @@ class ProbeEvaluation(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on val; a collective call."""
         assert isinstance(pl_module, Distiller)
-        tabicl = next(callback for callback in trainer.callbacks if isinstance(callback, TabICLEvaluation))  # type: ignore[attr-defined]
+        tabicl = TabICLEvaluation.of(trainer)
         tabicl.prepare(trainer, pl_module, "val")
         rows, accuracy = pl_module.context_rows(), 0.0
         if trainer.is_global_zero:

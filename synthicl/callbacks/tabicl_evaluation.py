@@ -72,6 +72,12 @@ class TabICLEvaluation(L.Callback):
         self.protocol: Protocol | None = None
         self._queries: dict[str, tuple[Tensor, Tensor]] = {}
 
+    @staticmethod
+    def of(trainer: L.Trainer) -> TabICLEvaluation:
+        """The one that a Trainer has."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return next(callback for callback in callbacks if isinstance(callback, TabICLEvaluation))
+
     def prepare(self, trainer: L.Trainer, module: Distiller, split: str) -> None:
         """Embed train and the split, and choose the protocol; a collective call. What is there already stays."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
