@@ -60,6 +60,11 @@ VARIATIONS: dict[str, dict[str, list[str]]] = {
         "3 views": ["--model.views=3"],
         **COMMON,
     },
+    "in_context_lgm": {
+        **{f"TabICL joins at {share}": [f"{INIT}.starts=[0,{share}]"] for share in ("0.0", "0.1", "0.2", "0.5")},
+        **{f"weight {weight} for lgm": [f"{INIT}.weights=[{weight},1]"] for weight in ("0.03", "0.3", "1.0")},
+        **COMMON,
+    },
 }
 
 

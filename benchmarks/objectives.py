@@ -1,7 +1,7 @@
 """Distil with several objectives, numbers of images and seeds, and put what they reached into one page.
 
     python benchmarks/objectives.py                                       # on digits, one image per class, five seeds
-    python benchmarks/objectives.py --objectives lgm ridge in_context --ipc 2 5 10 --seeds 3 \
+    python benchmarks/objectives.py --objectives lgm ridge in_context in_context_lgm --ipc 2 5 10 --seeds 3 \
         --page docs/objectives-digits-ipc.md
     python benchmarks/objectives.py --objectives lgm lgm_reference        # the public code's settings (slow)
     python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
@@ -30,7 +30,7 @@ from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, markdown, percent_interval
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
-OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context_lgm", "in_context"]
+OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context", "in_context_lgm"]
 JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in the loop
 
 

@@ -20,7 +20,7 @@ from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import LabelledImages
 from synthicl.distiller import Distiller
-from synthicl.objectives import LinearGradientMatching
+from synthicl.objectives import LinearGradientMatching, Objective
 from synthicl.real_side import Bank
 
 
@@ -51,7 +51,9 @@ class Images(ImageDataModule):
         self.batch_of_step = int
 
 
-def distiller(backbone: FrozenBackbone, num_classes: int, **settings: object) -> Distiller:
+def distiller(
+    backbone: FrozenBackbone, num_classes: int, objective: Objective | None = None, **settings: object
+) -> Distiller:
     """Settings of configs/data/imagenette.yaml, unless said otherwise; growth is left to `FullSize`."""
     size = backbone.image_size
     defaults = {
@@ -60,7 +62,7 @@ def distiller(backbone: FrozenBackbone, num_classes: int, **settings: object) ->
         "views": 3,
         "grow_every": 10**9,
     }
-    return Distiller(backbone, num_classes, LinearGradientMatching(), **defaults | settings)  # type: ignore[arg-type]
+    return Distiller(backbone, num_classes, objective or LinearGradientMatching(), **defaults | settings)  # type: ignore[arg-type]
 
 
 class FullSize(L.Callback):

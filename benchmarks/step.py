@@ -17,24 +17,37 @@ from synthicl.report.table import Table
 BANK = 9469  # training images of Imagenette
 
 
-class Interleaved(L.Callback):
-    """Time steps of a run, and after each one the bare backbone on a batch of the same shape and precision."""
+class StepTimes(L.Callback):
+    """Time the steps of a run."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self) -> None:
         self.steps: list[float] = []
-        self.forward: list[float] = []
-        self.backward: list[float] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the first step."""
         self._start = _now(pl_module.device)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        """A step has ended, and the next one starts."""
+        now = _now(pl_module.device)
+        self.steps.append(now - self._start)
+        self._start = now
+
+
+class Interleaved(StepTimes):
+    """After each step time the bare backbone on a batch of the same shape and precision."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.forward: list[float] = []
+        self.backward: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         """A step has ended; the next one starts when the bare passes are through."""
+        super().on_train_batch_end(trainer, pl_module)
         assert isinstance(pl_module, Distiller)
         device = pl_module.device
-        self.steps.append(_now(device) - self._start)
         size = pl_module.crop_size
         images = torch.rand(self.rows, 3, size, size, device=device)
         direction = torch.rand(self.rows, pl_module.backbone.embed_dim, device=device)

@@ -53,7 +53,8 @@ def backpropagate_in_chunks(
     local = torch.cat(parts) if parts else embed(slice(0, 0))
     z = gather(local.detach()).requires_grad_()
     loss = loss_of(z)
-    gradient, *others = torch.autograd.grad(loss, [z, *leaves])
+    # What an objective learns may have no part in this step's loss: its gradient is zero.
+    gradient, *others = torch.autograd.grad(loss, [z, *leaves], allow_unused=True, materialize_grads=True)
     mine = gradient[first_row : first_row + rows]
     for part in slices:
         embeddings = local if keep_graph else embed(part)

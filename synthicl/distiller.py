@@ -286,6 +286,8 @@ class Distiller(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
 
+        self.objective.advance(step / self.trainer.max_steps)
+
         optimizer.zero_grad()
         self._zero_gradients()
         real = self.real_embeddings(step, batch)

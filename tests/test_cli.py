@@ -80,7 +80,7 @@ def test_the_folder_is_the_artefact(finished):
 
 def test_what_is_printed(finished):
     folder, out = finished
-    assert re.search(r"10 synthetic images, 12 steps, about [\d.]+ s each", out)
+    assert re.search(r"10 synthetic images, 12 steps, at first [\d.]+ s each", out)
     for word in ("random (3 draws)", "centroid", "class_mean", "synthetic", "all", "tabicl (rotated8)", "linear"):
         assert word in out
     assert "95 % intervals" in out
@@ -224,7 +224,7 @@ def test_a_finished_run_goes_on_with_flags_that_win(tmp_path):
     assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == ["latest", "version_0"]
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.objective=ridge")
     assert code == 2
-    assert "--model.objective=Ridge(" in err and "the checkpoint was made with InContext(" in err
+    assert "--model.objective=Ridge(" in err and "the checkpoint was made with 0.1 LinearGradientMatching(" in err
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.ipc=2")
     assert code == 2
     assert "--model.ipc=2: the checkpoint was made with 1, which cannot change when a run goes on" in err

@@ -17,7 +17,7 @@ from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
 from synthicl.errors import UserError
-from synthicl.objectives import InContext, LinearGradientMatching, Ridge
+from synthicl.objectives import InContext, LinearGradientMatching, Ridge, WeightedSum
 from synthicl.synthetic.color import correlate_colors
 
 
@@ -133,6 +133,19 @@ def test_soft_labels_and_what_the_objective_learns_are_optimised_and_survive_an_
     torch.testing.assert_close(targets.sum(1), torch.ones(10))
     assert not torch.allclose(targets.diagonal(), torch.tensor(0.9))
     assert whole.objective.log_scale != Ridge().log_scale
+
+
+def test_a_term_that_joins_later_learns_nothing_before():
+    scales = {}
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            scales[trainer.global_step] = module.objective.terms[0].log_scale.item()
+
+    objective = WeightedSum([Ridge(), LinearGradientMatching(heads=4)], [1.0, 1.0], [0.5, 0.0])
+    fit(steps=8, objective=objective, callbacks=[Watch()])
+    begin = Ridge().log_scale.item()
+    assert [scales[step] == begin for step in range(1, 9)] == [True] * 4 + [False] * 4
 
 
 def test_soft_labels_begin_where_the_class_has_most_of_it():

@@ -68,8 +68,8 @@ class Cost(L.Callback):
         step = (now - self._start) / (LAST - FIRST)
         minutes = step * (trainer.max_steps - trainer.global_step) / 60
         line = (
-            f"{module.num_images} synthetic images, {trainer.max_steps} steps, about {step:.3f} s each without "
-            f"validation: about {minutes:.1f} min more. Pyramids, gradients and optimiser state: "
+            f"{module.num_images} synthetic images, {trainer.max_steps} steps, at first {step:.3f} s each without "
+            f"validation: about {minutes:.1f} min more at that pace. Pyramids, gradients and optimiser state: "
             f"{module.bytes_of_images() / 2**20:.0f} MiB; at most {module.rows_at_once} views are embedded at once"
         )
         if module.device.type == "cuda":

@@ -47,18 +47,20 @@ def choose_protocol(
         The protocol, and the mean accuracy of each candidate.
     """
     protocols = {name: fit_protocol(name, train[0], n_estimators) for name in candidates}
-    classes = len(train[1].unique())
-    accuracies: dict[str, list[list[float]]] = {}
-    for name, protocol in track(protocols.items(), "Choosing TabICL's protocol on val", transient=True):
-        probe = TabICLProbe(protocol, model_path, device)
-        accuracies[name] = []
-        for rows, draws in ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (max(MOST_ROWS // classes, 1), 1)):
-            scores = []
-            for draw in range(draws):
-                context = random(*train, rows, draw)
-                probe.fit(context.z, context.y)
-                scores.append(score(probe, *val, context.y.unique().numpy())[1]["accuracy"])
-            accuracies[name].append(scores)
+    probes = {name: TabICLProbe(protocol, model_path, device) for name, protocol in protocols.items()}
+    most = max(MOST_ROWS // len(train[1].unique()), 1)
+    sizes = ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (most, 1))
+    contexts = [
+        (name, part, rows, draw)
+        for name in protocols
+        for part, (rows, draws) in enumerate(sizes)
+        for draw in range(draws)
+    ]
+    accuracies: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in protocols}
+    for name, part, rows, draw in track(contexts, "Choosing TabICL's protocol on val", transient=True):
+        context = random(*train, rows, draw)
+        probes[name].fit(context.z, context.y)
+        accuracies[name][part].append(score(probes[name], *val, context.y.unique().numpy())[1]["accuracy"])
     chosen = fewest_columns_of_the_best(accuracies)
     return protocols[chosen], {name: _mean(parts) for name, parts in accuracies.items()}
 

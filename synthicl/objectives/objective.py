@@ -53,6 +53,9 @@ class Objective(nn.Module, ABC):
             device: where the optimisation runs.
         """
 
+    def advance(self, progress: float) -> None:
+        """Take note of the share of the run that is over, in [0, 1); called before each step."""
+
     @abstractmethod
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator

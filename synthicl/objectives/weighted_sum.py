@@ -1,4 +1,4 @@
-"""Several objectives at once."""
+"""Several objectives at once, or one after another."""
 
 from __future__ import annotations
 
@@ -12,34 +12,55 @@ from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective
 
 
 class WeightedSum(Objective):
-    """Sum of objectives, each multiplied by its weight.
+    """Sum of objectives, each multiplied by its weight, from some share of the run on.
+
+    An objective that is hard to minimise from noise can join when an easier one has brought the images near: a
+    curriculum (Bengio et al., Curriculum Learning, ICML 2009, https://doi.org/10.1145/1553374.1553380).
 
     Args:
         terms: the objectives.
         weights: one for each.
+        starts: for each the share of the run's steps, in [0, 1), after which it joins; it is not computed before. None
+            for all from the beginning.
 
     Raises:
-        UserError: as many weights as terms are needed.
+        UserError: as many weights and starts as terms are needed, and a term to begin with.
     """
 
-    def __init__(self, terms: list[Objective], weights: list[float]) -> None:
-        if len(terms) != len(weights) or not terms:
-            raise UserError(
-                f"--model.objective: {len(weights)} weights for {len(terms)} terms. Give one for each term."
-            )
+    def __init__(self, terms: list[Objective], weights: list[float], starts: list[float] | None = None) -> None:
         super().__init__()
+        starts = [0.0] * len(terms) if starts is None else starts
+        for given, what in ((weights, "weights"), (starts, "starts")):
+            if len(given) != len(terms) or not terms:
+                raise UserError(f"--model.objective: {len(given)} {what} for {len(terms)} terms. Give one for each.")
+        if 0 not in starts or not all(0 <= start < 1 for start in starts):
+            raise UserError(
+                f"--model.objective.init_args.starts={starts}: must be shares of the run, from 0 to below 1, and "
+                "one of them 0."
+            )
         self.terms = nn.ModuleList(terms)
         self.uses_targets = any(term.uses_targets for term in terms)
         self.weights = weights
+        self.starts = starts
+        self._progress = 0.0
 
     def __repr__(self) -> str:
         """The terms with their weights."""
-        return " + ".join(f"{weight} {term!r}" for weight, term in zip(self.weights, self.terms, strict=True))
+        return " + ".join(
+            f"{weight} {term!r}" + (f" from {start:g} of the run on" if start else "")
+            for weight, term, start in zip(self.weights, self.terms, self.starts, strict=True)
+        )
 
     def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
         """Prepare every term."""
         for term in self.terms:
             cast(Objective, term).prepare(train, device)
+
+    def advance(self, progress: float) -> None:
+        """Take note of the share of the run that is over, for every term."""
+        self._progress = progress
+        for term in self.terms:
+            cast(Objective, term).advance(progress)
 
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
@@ -47,6 +68,7 @@ class WeightedSum(Objective):
         """Compute the loss; see `Objective`."""
         losses = [
             weight * term(synthetic, real, num_classes, generator)
-            for weight, term in zip(self.weights, self.terms, strict=True)
+            for weight, term, start in zip(self.weights, self.terms, self.starts, strict=True)
+            if self._progress >= start
         ]
         return torch.stack(losses).sum()

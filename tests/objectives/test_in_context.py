@@ -12,7 +12,7 @@ from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import BUNDLED
 from synthicl.in_context.differentiable import random_member
 from synthicl.in_context.protocol import fit_protocol
-from synthicl.objectives import InContext, LabelledEmbeddings, LinearGradientMatching, WeightedSum
+from synthicl.objectives import InContext, LabelledEmbeddings
 from synthicl.objectives.in_context import draw_rows, draw_with_chances
 
 C, D = 4, 6
@@ -101,22 +101,6 @@ def test_descent_on_the_context_lowers_the_loss_on_held_out_queries():
         optimizer.step()
     after = torch.stack([loss(held_out, 1000 + i) for i in range(5)]).mean().item()
     assert after < 0.3 * before
-
-
-def test_weighted_sum_is_the_sum_and_prepares_its_terms():
-    real, synthetic = clusters(30), clusters(1, seed=3)
-    both = WeightedSum([prepared(real), LinearGradientMatching()], [2.0, 0.5])
-    both.prepare(real)
-    shared = generator()
-    loss = both(synthetic, real, C, shared)
-    one_by_one = generator()
-    expected = 2 * both.terms[0](synthetic, real, C, one_by_one) + 0.5 * both.terms[1](synthetic, real, C, one_by_one)
-    torch.testing.assert_close(loss, expected)
-
-
-def test_weighted_sum_needs_a_weight_for_each_term():
-    with pytest.raises(UserError, match=r"--model\.objective: 2 weights for 1 terms\. Give one for each"):
-        WeightedSum([LinearGradientMatching()], [1.0, 2.0])
 
 
 def test_a_step_draws_one_of_the_checkpoints():

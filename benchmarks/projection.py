@@ -1,0 +1,66 @@
+"""How much faster than the reference's settings a distillation with a large backbone should be.
+
+Seconds of a step are measured with random weights; how many steps each procedure needs is taken from section
+``accuracy``, from another dataset and a small backbone. Hence a projection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from shapes import FullSize, distiller, fit, private_cache, random_backbone
+from step import BANK, StepTimes
+
+from synthicl.objectives import LinearGradientMatching
+from synthicl.report.table import Table
+
+CLASSES = 10  # Imagenette's, one image for each
+PROCEDURES: dict[str, dict[str, Any]] = {  # configs/data/imagenette.yaml, and the public code's settings on it
+    "lgm": {"views": 3, "real": "bank"},
+    "lgm_reference": {"views": 10, "real": "online", "heads": 1, "head_std": 0.01, "balanced": False},
+}
+
+
+def measure(backbones: list[tuple[str, str]], steps: int, accuracy: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time a step of both procedures with each backbone and precision, one after the other."""
+    found = []
+    procedures = accuracy["procedures"]
+    with private_cache():
+        for name, precision in backbones:
+            seconds = {}
+            for procedure, settings in PROCEDURES.items():
+                ours = {key: settings[key] for key in ("views", "real")}
+                objective = LinearGradientMatching(**{key: settings[key] for key in settings if key not in ours})
+                module = distiller(random_backbone(name), CLASSES, objective=objective, **ours)
+                times = StepTimes()
+                fit(module, steps + 1, [FullSize(BANK if settings["real"] == "bank" else None), times], precision)
+                seconds[procedure] = float(np.median(times.steps[1:]))
+            needed = procedures["lgm"]["reached"]["both"]["step"]
+            whole = procedures["lgm_reference"]["steps"]
+            there = procedures["lgm_reference"]["reached"]["both"]["step"]
+            ratio = seconds["lgm_reference"] / seconds["lgm"]
+            found.append(
+                {"backbone": name, "precision": precision, "steps": steps, "seconds": seconds, "step_ratio": ratio}
+                | {"needed": needed, "whole": whole, "there": there}
+                | {"to_the_end": ratio * whole / needed, "to_the_same_accuracy": ratio * there / needed}
+            )
+            print(found[-1], flush=True)
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> Table:
+    """One row for each backbone and precision."""
+    body = [
+        [
+            *(one["backbone"], one["precision"]),
+            *(f"{one['seconds'][procedure]:.4g}" for procedure in PROCEDURES),
+            f"{one['step_ratio']:.1f}",
+            *(str(one[key]) for key in ("needed", "there", "whole")),
+            *(f"{one[key]:.0f} x" for key in ("to_the_same_accuracy", "to_the_end")),
+        ]
+        for one in found
+    ]
+    header = ["backbone", "precision", *(f"step of {procedure}, s" for procedure in PROCEDURES), "ratio"]
+    header += ["steps of lgm", "of lgm_reference", "its whole run", "projected", "against its whole run"]
+    return Table("", header, body)
