@@ -16,16 +16,16 @@ from synthicl.objectives import LinearGradientMatching
 from synthicl.report.table import Table
 
 CLASSES = 10  # Imagenette's, one image for each
+BANK_VIEWS = 4
 PROCEDURES: dict[str, dict[str, Any]] = {  # configs/data/imagenette.yaml, and the public code's settings on it
     "lgm": {"views": 3, "real": "bank"},
     "lgm_reference": {"views": 10, "real": "online", "heads": 1, "head_std": 0.01, "balanced": False},
 }
 
 
-def measure(backbones: list[tuple[str, str]], steps: int, accuracy: dict[str, Any]) -> list[dict[str, Any]]:
+def measure(backbones: list[tuple[str, str]], steps: int, procedures: dict[str, Any]) -> list[dict[str, Any]]:
     """Time a step of both procedures with each backbone and precision, one after the other."""
     found = []
-    procedures = accuracy["procedures"]
     with private_cache():
         for name, precision in backbones:
             seconds = {}
@@ -34,7 +34,8 @@ def measure(backbones: list[tuple[str, str]], steps: int, accuracy: dict[str, An
                 objective = LinearGradientMatching(**{key: settings[key] for key in settings if key not in ours})
                 module = distiller(random_backbone(name), CLASSES, objective=objective, **ours)
                 times = StepTimes()
-                fit(module, steps + 1, [FullSize(BANK if settings["real"] == "bank" else None), times], precision)
+                bank = FullSize(BANK, BANK_VIEWS) if settings["real"] == "bank" else FullSize()
+                fit(module, steps + 1, [bank, times], precision)
                 seconds[procedure] = float(np.median(times.steps[1:]))
             needed = procedures["lgm"]["reached"]["both"]["step"]
             whole = procedures["lgm_reference"]["steps"]

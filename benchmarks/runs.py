@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from synthicl.cli import train
 from synthicl.evaluation.episodes import t_interval
+from synthicl.preflight import CONFIGS, expand, settings
 from synthicl.report.table import percent_interval
 
 LINEAR = (
@@ -24,8 +25,9 @@ LINEAR = (
 
 
 def about(flags: list[str]) -> dict[str, Any]:
-    """What identifies a run."""
-    return {"flags": flags, "threads": torch.get_num_threads()}
+    """What identifies a run: flags, and what the configuration files that they name say today."""
+    resolved = settings(["-c", str(CONFIGS / "default.yaml"), *expand(["fit", *flags])[1:]])
+    return {"flags": flags, "settings": resolved, "threads": torch.get_num_threads()}
 
 
 def find(folder: Path, flags: list[str]) -> Path | None:

@@ -39,15 +39,15 @@ def random_backbone(name: str) -> FrozenBackbone:
 
 
 class Images(ImageDataModule):
-    """One image of noise for each class in each split."""
+    """Images of noise in each split, the same number of each class; online steps see as many as synthetic views."""
 
-    def __init__(self, num_classes: int, size: int) -> None:
+    def __init__(self, num_classes: int, per_class: int, size: int) -> None:
         L.LightningDataModule.__init__(self)
         pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         self.name, self.num_classes, self.num_workers = "noise", num_classes, 0
         self.class_names = [str(label) for label in range(num_classes)]
-        one = LabelledImages([pixels] * num_classes, np.arange(num_classes))
-        self.splits = {"train": one, "val": one, "test": one}
+        images = LabelledImages([pixels] * num_classes * per_class, np.arange(num_classes).repeat(per_class))
+        self.splits = {"train": images, "val": images, "test": images}
         self.batch_of_step = int
 
 
@@ -70,11 +70,13 @@ class FullSize(L.Callback):
 
     Args:
         bank: number of real images; None keeps the bank of the images that there are.
+        views: of each real image.
         batch_size: of the bank's minibatches.
     """
 
-    def __init__(self, bank: int | None = None, batch_size: int | None = 2048) -> None:
+    def __init__(self, bank: int | None = None, views: int = 1, batch_size: int | None = 2048) -> None:
         self.bank = bank
+        self.views = views
         self.batch_size = batch_size
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,7 +86,7 @@ class FullSize(L.Callback):
             pl_module.pyramid.grow()
         trainer.optimizers[0].param_groups[0]["params"] = pl_module.image_parameters()
         if self.bank is not None:
-            z = torch.randn(1, self.bank, pl_module.backbone.embed_dim)
+            z = torch.randn(self.views, self.bank, pl_module.backbone.embed_dim)
             y = torch.arange(self.bank) % pl_module.num_classes
             pl_module.bank = Bank(z, y, self.batch_size, 0, pl_module.device)
 
@@ -102,7 +104,8 @@ def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precisio
         callbacks=list(callbacks),
         devices=1,
     )
-    trainer.fit(module, datamodule=Images(module.num_classes, module.image_size))
+    per_class = module.views if module.real == "online" else 1
+    trainer.fit(module, datamodule=Images(module.num_classes, per_class, module.image_size))
 
 
 @contextmanager

@@ -108,9 +108,14 @@ def main() -> None:
             picture = options.page.parent / "images" / f"{options.page.stem}-accuracy.png"
             time_to_accuracy.plot(results, options.name, picture)
         elif section == "projection":
-            if "accuracy" not in found:
-                parser.error(f"--sections projection: {path} has no section accuracy yet, whose steps it takes.")
-            results = projection.measure(PROJECTION[device], options.steps, found["accuracy"]["results"])
+            procedures = found.get("accuracy", {}).get("results", {}).get("procedures", {})
+            reached = [procedures.get(name, {}).get("reached", {}).get("both") for name in projection.PROCEDURES]
+            if not all(reached):
+                parser.error(
+                    f"--sections projection: needs section accuracy in {path}, with lgm among --procedures, and lgm and "
+                    "the reference there with both probes."
+                )
+            results = projection.measure(PROJECTION[device], options.steps, procedures)
         elif section == "step":
             results = step.measure(STEPS[device], options.steps)
         elif section == "memory":
