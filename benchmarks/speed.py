@@ -112,8 +112,8 @@ def main() -> None:
             reached = [procedures.get(name, {}).get("reached", {}).get("both") for name in projection.PROCEDURES]
             if not all(reached):
                 parser.error(
-                    f"--sections projection: needs section accuracy in {path}, with lgm among --procedures, and lgm and "
-                    "the reference there with both probes."
+                    f"--sections projection: needs section accuracy in {path}, with lgm among --procedures, and both "
+                    "there with both probes."
                 )
             results = projection.measure(PROJECTION[device], options.steps, procedures)
         elif section == "step":

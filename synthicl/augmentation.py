@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthicl.errors import UserError
 from synthicl.memory import to_device
 from synthicl.randomness import derive_seed, keyed_generator
 
@@ -66,6 +67,20 @@ class Augmentation:
     noise_probability: float = 0.5
     noise_mean: float = 0.0
     noise_std: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: a probability outside [0, 1], no share of an image, or a range whose end is before its beginning.
+        """
+        chances = 0 <= self.flip <= 1 and 0 <= self.noise_probability <= 1
+        boxes = 0 < self.area[0] <= self.area[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]
+        if not (chances and boxes and self.noise_std >= 0):
+            raise UserError(
+                f"--model.augmentation: {self}. Probabilities must be in [0, 1], area two rising shares in (0, 1], "
+                "ratio two rising numbers above 0, noise_std not negative."
+            )
 
     def draw(self, count: int, image_size: int, *key: int | str) -> AugmentationParameters:
         """Draw the parameters of ``count`` square images of ``image_size`` pixels, as a function of ``key``."""

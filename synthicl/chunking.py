@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from synthicl.errors import UserError
+
 
 def chunks(rows: int, chunk_size: int) -> list[slice]:
     """Consecutive slices of at most ``chunk_size`` rows."""
@@ -45,16 +47,22 @@ def backpropagate_in_chunks(
 
     Returns:
         The loss, detached, and its gradient with respect to each of ``leaves``.
+
+    Raises:
+        UserError: the loss does not depend on the embeddings.
     """
     slices = chunks(rows, chunk_size)
     keep_graph = len(slices) <= 1
     with torch.set_grad_enabled(keep_graph):
         parts = [embed(part) for part in slices]
-    local = torch.cat(parts) if parts else embed(slice(0, 0))
+    local = torch.cat(parts)
     z = gather(local.detach()).requires_grad_()
     loss = loss_of(z)
-    # What an objective learns may have no part in this step's loss: its gradient is zero.
-    gradient, *others = torch.autograd.grad(loss, [z, *leaves], allow_unused=True, materialize_grads=True)
+    gradient, *others = torch.autograd.grad(loss, [z, *leaves], allow_unused=True)
+    if gradient is None:
+        raise UserError("--model.objective: its loss does not depend on the synthetic embeddings.")
+    # What an objective learns may have no part in this step's loss.
+    others = [torch.zeros_like(leaf) if found is None else found for leaf, found in zip(leaves, others, strict=True)]
     mine = gradient[first_row : first_row + rows]
     for part in slices:
         embeddings = local if keep_graph else embed(part)

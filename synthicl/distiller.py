@@ -70,7 +70,8 @@ class Distiller(L.LightningModule):
         views: augmented views of each synthetic image in a step; 0 for the clean image alone, and clean real ones. The
             reference has 10.
         soft_labels: whether the labels of the synthetic images are learnt as well, as probabilities.
-        real: ``bank`` compares with embeddings computed once, ``online`` with fresh images in each step.
+        real: ``bank`` compares with embeddings computed once, ``online`` embeds other real images in each step, as many
+            as there are synthetic views.
         bank_views: augmented views of each real image in the bank; 0 for one clean view.
         bank_batch_size: real images of the bank used in a step; None for all.
         optimizer: a class of `torch.optim` that treats every number alone, such as Adam, NAdam or SGD: what images on
@@ -138,9 +139,13 @@ class Distiller(L.LightningModule):
         self.chunk_size = chunk_size
         self.rows_at_once = chunk_size or EVALUATED_AT_ONCE  # a fit without a chunk size finds its own
         self.seed = seed
-        for flag, value in (("ipc", ipc), ("grow_every", grow_every), ("chunk_size", chunk_size)):
-            if value is not None and value < 1:
-                raise UserError(f"--model.{flag}={value}: must be at least 1.")
+        counts = {"ipc": ipc, "grow_every": grow_every, "chunk_size": chunk_size, "bank_batch_size": bank_batch_size}
+        for least, numbers in ((1, counts), (0, {"views": views, "bank_views": bank_views})):
+            for flag, value in numbers.items():
+                if value is not None and value < least:
+                    raise UserError(f"--model.{flag}={value}: must be at least {least}.")
+        if not lr > 0:
+            raise UserError(f"--model.lr={lr}: must be greater than 0.")
         if self.crop_size > image_size:
             raise UserError(
                 f"--model.image_size={image_size} is smaller than the backbone's crop of {self.crop_size} px. "
@@ -150,16 +155,16 @@ class Distiller(L.LightningModule):
             backbone(torch.zeros(1, 3, self.crop_size, self.crop_size))
         except (AssertionError, ValueError) as error:
             raise UserError(f"--model.crop_size={self.crop_size}: the backbone refuses it ({error}).") from error
+        try:
+            optimizer([{"params": [torch.zeros(1, requires_grad=True)]} for _ in range(2)])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--model.optimizer: {error}. Choose another, such as Adam, NAdam or SGD.") from error
         if compile:
             backbone.compile()
         if soft_labels and not objective.uses_targets:
             raise UserError(
                 "--model.soft_labels=true: this objective knows classes only. Use ridge or lgm, or leave the flag out."
             )
-        if bank_batch_size is not None and bank_batch_size < 1:
-            raise UserError(f"--model.bank_batch_size={bank_batch_size}: must be at least 1.")
-        if views < 0:
-            raise UserError(f"--model.views={views}: must be at least 0.")
         if bank_views and self.augmentation is None:
             raise UserError(
                 f"--model.bank_views={bank_views} needs --model.augmentation and --model.views: nothing is to vary."
@@ -196,9 +201,10 @@ class Distiller(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         if stage == "fit" and self.real == "online":
-            data.batch_of_step = OnlineBatches(
-                data.splits["train"], self.num_images * self.views, self.image_size, self.seed, rank, ranks
-            )
+            images, batch_size = data.splits["train"], self.num_images * self.views
+            clean = self.augmentation is None
+            size = self.crop_size if clean else self.image_size
+            data.batch_of_step = OnlineBatches(images, batch_size, size, self.seed, clean, rank, ranks)
 
     def on_fit_start(self) -> None:
         """Compute the embeddings of the training images, or read them from disk, and prepare the objective."""
@@ -232,14 +238,16 @@ class Distiller(L.LightningModule):
         return memory.largest_chunk(rows, self.bytes_of_row(), self.device, kept, self._sharers())
 
     def bytes_of_row(self) -> int:
-        """What a chunk keeps of one view for its backward pass, its share of the decoded image included."""
+        """What a chunk keeps of one more view for its backward pass, at most: of another image."""
+        last = self.views - 1 if len(self.mine) > 1 else 0  # a view, after which another image's follows
         self._zero_gradients()
         embed = self.view_embedder(0)
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
-            one = memory.saved_bytes(lambda: embed(slice(0, self.views)))
-            two = memory.saved_bytes(lambda: embed(slice(0, 2 * self.views))) if len(self.mine) > 1 else 2 * one
+            one = memory.saved_bytes(lambda: embed(slice(last, last + 1)))
+            alone = len(self.mine) * self.views == 1
+            two = 2 * one if alone else memory.saved_bytes(lambda: embed(slice(last, last + 2)))
         self.pyramid.zero_grad()
-        return (two - one) // self.views
+        return two - one
 
     def _sharers(self) -> int:
         """Processes of this run that share this device's memory."""

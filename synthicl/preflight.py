@@ -32,8 +32,8 @@ def config_names(kind: str) -> list[str]:
 def expand(args: list[str]) -> list[str]:
     """Write out short forms.
 
-    ``--model.objective=lgm`` is short for ``-c configs/objective/lgm.yaml`` in its place; the file names the class. A
-    run that goes on (``--ckpt_path``) starts from the configuration it was begun with, and flags win over that.
+    ``--model.objective=lgm`` is short for ``-c configs/objective/lgm.yaml`` in its place; the file names the class.
+    What goes on with a checkpoint (``--ckpt_path``) starts from the configuration of its run, and flags win over that.
 
     Raises:
         UserError: there is no such objective or checkpoint.
@@ -54,14 +54,14 @@ def expand(args: list[str]) -> list[str]:
         else:
             expanded.append(argument)
     checkpoint = settings(expanded).get("ckpt_path")
-    if checkpoint and expanded[0] == "fit":
+    if checkpoint:
         config = Path(checkpoint).resolve().parent.parent / "config.yaml"
         if not Path(checkpoint).is_file():
             raise UserError(
                 f"--ckpt_path={checkpoint}: no such file. Checkpoints lie in outputs/*/version_*/checkpoints/."
             )
         if not config.is_file():
-            raise UserError(f"--ckpt_path={checkpoint}: {config} is missing, without which the run cannot go on.")
+            raise UserError(f"--ckpt_path={checkpoint}: {config} is missing, which says what the run was made with.")
         expanded[1:1] = ["-c", str(config)]
     return expanded
 
@@ -158,6 +158,8 @@ def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str,
         UserError: it is none of the three, or a setting was given that the context set fixes.
     """
     folder, asked = Path(what), {flag: value for flag, value in given.items() if value is not None}
+    if folder.is_symlink():  # ``latest`` may move while this runs
+        folder = folder.parent / folder.readlink()
     if (folder / CONTEXT_FILE).is_file():
         for flag in FOR_DATASETS:
             if flag in asked:
@@ -179,6 +181,11 @@ def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str,
     if what in config_names("data"):
         config = DEFAULTS | _dataset_config(what) | asked
         return Path("outputs") / what / "evaluation" / config["backbone.name"], config
+    if (folder / "config.yaml").is_file():
+        raise UserError(
+            f"{what}: this run has not come to its end ({folder} has no {CONTEXT_FILE}). It goes on from its last "
+            f"checkpoint with make distill CKPT={folder}/checkpoints/last.ckpt."
+        )
     known = ", ".join(config_names("data"))
     raise UserError(
         f"{what}: neither a folder with a context set ({CONTEXT_FILE}, made by a finished run) nor a dataset. "

@@ -1,7 +1,7 @@
 """The real side of the objective: what the synthetic embeddings are compared with in each step.
 
-``bank``: embeddings of all real images, computed once. ``online``: fresh augmented images through the backbone in every
-step, the reference's way.
+``bank``: embeddings of all real images, computed once. ``online``: other real images through the backbone in every
+step, augmented as the synthetic ones are, the reference's way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from synthicl.data.images import LabelledImages
-from synthicl.data.transforms import RandomSquares
+from synthicl.data.transforms import RandomSquares, SquareImages
 from synthicl.distributed import owned
 from synthicl.memory import to_device
 from synthicl.objectives.objective import LabelledEmbeddings
@@ -27,8 +27,9 @@ class OnlineBatches:
         images: the training split, N images.
         labels: (N,).
         batch_size: images in a batch; all of them if there are fewer.
-        image_size: resolution of the synthetic images: real ones are resized to it and randomly cropped, in pixels.
+        image_size: resolution in pixels: images are resized to it on the short side and randomly cropped.
         seed: seed of the order and of the crops.
+        clean: whether the squares are the images' centres, as in an embedding bank.
         rank: which share of a batch's images is read.
         ranks: number of shares.
     """
@@ -37,6 +38,7 @@ class OnlineBatches:
     batch_size: int
     image_size: int
     seed: int
+    clean: bool = False
     rank: int = 0
     ranks: int = 1
 
@@ -52,9 +54,10 @@ class OnlineBatches:
         """The batch of a step: the step, this rank's images (B_rank, 3, S, S), uint8, and the labels of all, (B,)."""
         indices = self.indices(step)
         share = owned(len(indices), self.rank, self.ranks)
-        squares = RandomSquares(self.images, self.image_size, [(self.seed, "online crop", step)])
-        pixels = [squares[int(index)] for index in indices[share.start : share.stop]]
+        crops = RandomSquares(self.images, self.image_size, [(self.seed, "online crop", step)])
+        squares = SquareImages(self.images, self.image_size) if self.clean else crops
         empty = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        pixels = [squares[int(index)].view(-1, *empty.shape[1:]) for index in indices[share.start : share.stop]]
         return step, torch.cat([empty, *pixels]), torch.from_numpy(self.images.labels)[indices]
 
 

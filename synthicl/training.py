@@ -26,7 +26,7 @@ from synthicl.distributed import ImageParallelStrategy
 from synthicl.errors import UserError
 from synthicl.evaluation.commands import evaluate
 from synthicl.files import write_whole
-from synthicl.objectives import InContext, WeightedSum
+from synthicl.objectives import InContext
 from synthicl.preflight import CONFIGS, settings
 from synthicl.run_folder import next_version, point_latest
 
@@ -47,14 +47,33 @@ class SaveConfig(SaveConfigCallback):
         """Only a fit has a folder of its own."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the configuration and let ``latest`` point to the run."""
-        if stage == "fit" and trainer.is_global_zero:
-            config = self.config.clone()
-            config["ckpt_path"] = None  # starting from this file is a new run
-            text = self.parser.dump(config, skip_none=False)
-            run = _folder(trainer)
-            write_whole(run / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
-            point_latest(run)
+        """Take the folder of a new run.
+
+        Raises:
+            UserError: a run that was started at the same moment has taken it.
+        """
+        if stage == "fit" and trainer.is_global_zero and not self.config["ckpt_path"]:
+            path = _folder(trainer) / "config.yaml"
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(exist_ok=False)
+            except FileExistsError as error:
+                raise UserError(f"{path.parent}: taken by a run started at the same moment. Start again.") from error
+            self._write(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write down what a run that goes on goes on with: its checkpoint has not refused it."""
+        if trainer.is_global_zero and self.config["ckpt_path"]:
+            self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        """Write the configuration, and let ``latest`` point to the run."""
+        config = self.config.clone()
+        config["ckpt_path"] = None  # starting from this file is a new run
+        text = self.parser.dump(config, skip_none=False)
+        run = _folder(trainer)
+        write_whole(run / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+        point_latest(run)
 
 
 def check_trainer_settings(settings: Mapping[str, Any]) -> None:
@@ -67,11 +86,18 @@ def check_trainer_settings(settings: Mapping[str, Any]) -> None:
         "precision": (None, "32-true", "64-true", "bf16-mixed", "16-mixed", 32, "32", 64, "64"),
         "strategy": ("auto", "ddp"),  # several devices share the images out, whatever is asked
         "fast_dev_run": (False, 0),
+        # The batch of a step is a function of its number.
+        "limit_train_batches": (None, 1.0),
+        "overfit_batches": (0.0,),
+        # The run's folder has TensorBoard's files and the checkpoints.
+        "logger": (None, True),
+        "enable_checkpointing": (None, True),
     }
     for name, values in allowed.items():
         if settings[name] not in values:
             words = ", ".join(str(value) for value in values if isinstance(value, str) and not value.isdigit())
-            raise UserError(f"--trainer.{name}={settings[name]}: not possible here. Choose {words or 'false'}.")
+            choice = f"Choose {words}." if words else "Leave it out."
+            raise UserError(f"--trainer.{name}={settings[name]}: not possible here. {choice}")
     if settings["max_steps"] < 1:
         raise UserError(f"--trainer.max_steps={settings['max_steps']}: must be at least 1.")
 
@@ -128,20 +154,20 @@ class DistillCLI(LightningCLI):
             run = folder / next_version(folder)
         if self.subcommand == "fit":
             kwargs["logger"] = TensorBoardLogger(run.parents[1], run.parent.name, run.name, default_hp_metric=False)
+            checkpoints: dict[str, Any] = {"dirpath": run.resolve() / "checkpoints", "enable_version_counter": False}
             kwargs["callbacks"] = [
                 *(self._get(self.config_init, "trainer.callbacks") or []),
                 ImageGrid(),
                 Cost(),
-                DistillationProgress(),
+                *([] if settings["trainer"]["enable_progress_bar"] is False else [DistillationProgress()]),
                 LogHyperparameters(
                     {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}
                 ),
                 # Both are written at validations, whole, over the last one, into the run's folder. "last" comes second:
-                # it holds what "best" has seen, and a run that goes on from it keeps the same best.
-                ModelCheckpoint(
-                    filename="best", monitor="val/tabicl_accuracy", mode="max", enable_version_counter=False
-                ),
-                ModelCheckpoint(filename="last", enable_version_counter=False),
+                # it holds what "best" has seen, and a run that goes on from it keeps the same best if the folder's path
+                # is the same, hence the whole one.
+                ModelCheckpoint(filename="best", monitor="val/tabicl_accuracy", mode="max", **checkpoints),
+                ModelCheckpoint(filename="last", **checkpoints),
                 Export(run),
             ]
         else:
@@ -154,8 +180,7 @@ class DistillCLI(LightningCLI):
     def before_fit(self) -> None:
         """Tell objectives with a TabICL in the loop which one is deployed."""
         tabicl = TabICLEvaluation.of(self.trainer)
-        objective = self.model.objective
-        for term in objective.terms if isinstance(objective, WeightedSum) else [objective]:
+        for term in self.model.objective.modules():
             if isinstance(term, InContext):
                 term.deploy(tabicl)
 

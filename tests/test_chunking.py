@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from synthicl.chunking import backpropagate_in_chunks, chunks
+from synthicl.errors import UserError
 
 
 @pytest.mark.parametrize(("rows", "size", "expected"), [(5, 2, [(0, 2), (2, 4), (4, 5)]), (4, 4, [(0, 4)]), (0, 3, [])])
@@ -36,6 +37,23 @@ def test_gradient_and_loss_do_not_depend_on_the_chunk_size():
         torch.testing.assert_close(loss, whole_loss, rtol=1e-12, atol=0)
         torch.testing.assert_close(gradient, whole_gradient, rtol=1e-12, atol=0)
         assert graphs.count(True) == graphs.count(False) == len(chunks(7, chunk_size))
+
+
+def test_a_leaf_without_a_part_in_the_loss_gets_zeros():
+    x, scale, unused = torch.ones(2, 1, requires_grad=True), torch.tensor(2.0), torch.ones(3, requires_grad=True)
+    leaves = [scale.requires_grad_(), unused]
+    _, gradients = backpropagate_in_chunks(
+        lambda part: x[part], 2, 2, lambda z: z, 0, lambda z: scale * z.sum(), torch.Tensor.backward, leaves
+    )
+    assert [gradient.tolist() for gradient in gradients] == [2, [0, 0, 0]]
+
+
+def test_a_loss_that_leaves_the_embeddings_out_is_refused():
+    x, scale = torch.ones(2, 1, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    with pytest.raises(UserError, match="does not depend on the synthetic embeddings"):
+        backpropagate_in_chunks(
+            lambda part: x[part], 2, 2, lambda z: z, 0, lambda z: scale * 1, torch.Tensor.backward, [scale]
+        )
 
 
 def test_other_leaves_get_their_gradient_once():

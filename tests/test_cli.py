@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from synthicl import InContextClassifier
+from synthicl import InContextClassifier, preflight
 from synthicl.backbones import create_backbone
 from synthicl.cli import evaluate, train
 from synthicl.context_set import ContextSet
@@ -34,6 +34,7 @@ from synthicl.in_context.checkpoint import MINI
 from synthicl.probes.tabicl import TabICLProbe
 
 ROOT = Path(__file__).parents[1]
+NAMED = "objective/in_context_lgm"
 DIGITS = ["-c", str(ROOT / "configs/data/digits.yaml")]
 QUICK = [
     "--trainer.max_steps=12",
@@ -44,6 +45,12 @@ QUICK = [
     "--tabicl.protocol=rotated8",
     "--tabicl.n_estimators=2",
     "--random_draws=3",
+]
+
+
+LINEAR = [
+    "--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation",
+    "--trainer.callbacks.probe=linear",
 ]
 
 
@@ -243,12 +250,25 @@ def test_another_optimiser_runs_and_a_run_cannot_change_it(tmp_path):
     assert "the checkpoint was made with NAdam(betas=" in err
 
 
+def test_a_checkpoint_of_another_objective_is_tested_with_the_settings_of_its_run(tmp_path):
+    assert run("fit", *DIGITS, *QUICK, "--model.objective=ridge", f"--output_dir={tmp_path}")[0] == 0
+    code, out, err = run("test", *DIGITS, f"--ckpt_path={tmp_path / 'digits/version_0/checkpoints/last.ckpt'}")
+    assert code == 0, err
+    assert "test/tabicl_accuracy" in out
+
+
+def test_soft_labels_are_scored_at_validations_as_at_the_end(tmp_path):
+    soft = ["--model.objective=ridge", "--model.soft_labels=true", *LINEAR]
+    code, _, err = run("fit", *DIGITS, *QUICK, *soft, f"--output_dir={tmp_path}")
+    assert code == 0, err
+    folder = tmp_path / "digits/version_0"
+    logged = EventAccumulator(str(folder)).Reload().Scalars("val/linear_accuracy")[-1].value
+    (row,) = Results.load(folder).select(context="synthetic", probe="linear", split="val", checkpoint="last")
+    assert logged == pytest.approx(row.accuracy, abs=1e-6)
+
+
 def test_cost_and_another_probe_are_logged_beside_the_accuracy(tmp_path):
-    linear = [
-        "--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation",
-        "--trainer.callbacks.probe=linear",
-    ]
-    code, out, err = run("fit", *DIGITS, *QUICK, *linear, f"--output_dir={tmp_path}")
+    code, out, err = run("fit", *DIGITS, *QUICK, *LINEAR, f"--output_dir={tmp_path}")
     assert code == 0, err
     assert re.search(r"Pyramids, gradients and optimiser state: \d+ MiB; at most 10 views are embedded at once", out)
     folder = tmp_path / "digits/version_0"
@@ -415,6 +435,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--trainer.precision=bf16-true"], r"--trainer\.precision=bf16-true: not possible here\. Choose 32-true"),
         (["--trainer.strategy=fsdp"], r"--trainer\.strategy=fsdp: not possible here\. Choose auto, ddp"),
         (["--trainer.fast_dev_run=true"], r"--trainer\.fast_dev_run=True: not possible here"),
+        (["--trainer.limit_train_batches=4"], r"--trainer\.limit_train_batches=4: not possible here\. Leave it out"),
+        (["--trainer.overfit_batches=1"], r"--trainer\.overfit_batches=1: not possible here\. Leave it out"),
+        (["--trainer.logger=false"], r"--trainer\.logger=False: not possible here\. Leave it out"),
+        (["--trainer.enable_checkpointing=false"], r"--trainer\.enable_checkpointing=False: not possible here"),
         (["--trainer.max_steps=-1"], r"--trainer\.max_steps=-1: must be at least 1"),
         (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
         (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
@@ -434,6 +458,85 @@ def test_bad_input_gets_one_line(flags, message, tmp_path):
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
 
 
+def test_the_default_objective_is_the_configuration_of_that_name():
+    default, named = (preflight.settings(["-c", str(ROOT / f"configs/{name}.yaml")]) for name in ("default", NAMED))
+    objective = {name: value for name, value in named.items() if name.startswith("model.objective")}
+    assert objective and objective.items() <= default.items()
+    assert named["model.views"] == default["model.views"]
+
+
+def test_a_run_that_goes_on_keeps_its_best(tmp_path, monkeypatch):
+    """Under a relative path, which Lightning takes for another folder once it is whole."""
+    monkeypatch.chdir(tmp_path)
+    assert run("fit", *DIGITS, *QUICK, "--output_dir=runs")[0] == 0
+    path = tmp_path / "runs/digits/version_0/checkpoints/last.ckpt"
+
+    def best():
+        callbacks = torch.load(path, weights_only=True)["callbacks"].values()
+        (score,) = {state["best_model_score"] for state in callbacks if state.get("monitor") == "val/tabicl_accuracy"}
+        return float(score)
+
+    state = torch.load(path, weights_only=True)
+    for callback in state["callbacks"].values():
+        if callback.get("monitor"):
+            callback["best_model_score"] = torch.tensor(0.99)  # no validation will be better
+            callback["best_k_models"] = {name: torch.tensor(0.99) for name in callback["best_k_models"]}
+            callback["kth_value"] = torch.tensor(0.99)
+    torch.save(state, path)
+    before = (path.parent / "best.ckpt").read_bytes()
+    code, _, err = run("fit", "--ckpt_path=runs/digits/latest/checkpoints/last.ckpt", "--trainer.max_steps=16")
+    assert code == 0, err
+    assert best() == pytest.approx(0.99)
+    assert (path.parent / "best.ckpt").read_bytes() == before
+
+
+def test_a_run_that_goes_on_keeps_its_protocol(tmp_path):
+    auto = [flag for flag in QUICK if "protocol" not in flag]
+    narrow = ["--tabicl.candidates=[rotated8,rotated4]", "--tabicl.max_queries=50"]
+    code, out, err = run("fit", *DIGITS, *auto, *narrow, f"--output_dir={tmp_path}", "--trainer.max_steps=4")
+    assert code == 0, err
+    chosen = re.search(r"TabICL protocol: (rotated\d), chosen on val", out)[1]
+    checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
+    other = {"rotated4": "rotated8", "rotated8": "rotated4"}[chosen]
+    code, _, err = run("fit", f"--ckpt_path={checkpoint}", f"--tabicl.protocol={other}")
+    assert code == 2
+    assert f"--tabicl.protocol={other}: the checkpoint was made with {chosen}, which cannot change" in err
+    code, out, err = run("fit", f"--ckpt_path={checkpoint}", "--trainer.max_steps=8")
+    assert code == 0, err
+    assert "chosen on val" not in out
+    assert ContextSet.load(checkpoint.parents[1]).protocol.name == chosen
+
+
+def test_a_folder_that_another_run_has_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("synthicl.training.next_version", lambda folder: "version_0")
+    (tmp_path / "digits/version_0").mkdir(parents=True)
+    (tmp_path / "digits/version_0/config.yaml").write_text("another's")
+    code, _, err = run("fit", *DIGITS, *QUICK, f"--output_dir={tmp_path}")
+    assert code == 2
+    assert re.search(r"error: .*version_0: taken by a run started at the same moment\. Start again\.", err)
+    assert (tmp_path / "digits/version_0/config.yaml").read_text() == "another's"
+
+
+def test_without_a_progress_bar(tmp_path):
+    code, out, err = run("fit", *DIGITS, *QUICK, "--trainer.enable_progress_bar=false", f"--output_dir={tmp_path}")
+    assert code == 0, err
+    assert "10 synthetic images, 12 steps" in out
+    assert "it/s" not in out + err
+
+
+def test_tabicl_in_a_sum_in_a_sum(tmp_path):
+    config = tmp_path / "nested.yaml"
+    inner = "{class_path: synthicl.objectives.WeightedSum, init_args: {weights: [1], terms: [InContext]}}"
+    outer = (
+        f"{{class_path: synthicl.objectives.WeightedSum, init_args: {{weights: [1], starts: [0], terms: [{inner}]}}}}"
+    )
+    config.write_text(
+        f"model: {{objective: {outer}}}".replace("InContext", "{class_path: synthicl.objectives.InContext}")
+    )
+    code, _, err = run("fit", *DIGITS, "-c", str(config), *QUICK, "--trainer.max_steps=2", f"--output_dir={tmp_path}")
+    assert code == 0, err
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "run/checkpoints/last.ckpt"
     path.parent.mkdir(parents=True)
@@ -446,10 +549,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_another_dataset_cannot_take_over_a_run(finished, image_folder):
     root = image_folder({f"{label}": 5 for label in range(10)})
-    checkpoint = finished[0] / "checkpoints/last.ckpt"
+    checkpoint, before = finished[0] / "checkpoints/last.ckpt", (finished[0] / "config.yaml").read_bytes()
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--data.name=folder", f"--data.root={root}")
     assert code == 2
     assert "--data.name=folder: the checkpoint was made with digits, which cannot change" in err
+    assert (finished[0] / "config.yaml").read_bytes() == before
 
 
 def test_a_bad_image_that_another_process_reads_gets_one_line(tmp_path, image_folder):

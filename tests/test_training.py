@@ -15,9 +15,11 @@ from synthicl.augmentation import Augmentation
 from synthicl.backbones import create_backbone
 from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
+from synthicl.data.transforms import SquareImages
 from synthicl.distiller import Distiller
 from synthicl.errors import UserError
-from synthicl.objectives import InContext, LinearGradientMatching, Ridge, WeightedSum
+from synthicl.objectives import InContext, LinearGradientMatching, Ridge, TrajectoryMatching, WeightedSum
+from synthicl.real_side import OnlineBatches
 from synthicl.synthetic.color import correlate_colors
 
 
@@ -416,14 +418,89 @@ def test_context_rows_are_the_clean_embeddings_of_the_eight_bit_images():
 
 
 def test_the_order_of_online_batches_covers_an_epoch_without_repeats():
-    from synthicl.real_side import OnlineBatches
-
     data = ImageDataModule("digits")
     batches = OnlineBatches(data.splits["train"], 100, 32, seed=0)
     epoch = torch.cat([batches.indices(step) for step in range(8)])  # 899 images: the last 99 are dropped
     assert len(epoch.unique()) == 800
     assert not torch.equal(batches.indices(0), batches.indices(8))
     assert torch.equal(batches.indices(3), batches.indices(3))
+
+
+def test_online_images_without_augmentation_are_those_of_the_bank():
+    images = ImageDataModule("digits").splits["train"]
+    _, pixels, labels = OnlineBatches(images, 5, 24, seed=0, clean=True)(3)
+    indices = OnlineBatches(images, 5, 24, seed=0).indices(3)
+    assert torch.equal(pixels, torch.stack([SquareImages(images, 24)[int(index)] for index in indices]))
+    assert labels.tolist() == images.labels[indices].tolist()
+    fit(steps=1, objective=Sees((10, 128)), real="online", views=0, image_size=40)
+
+
+class Sees(LinearGradientMatching):
+    """Compares the real rows with the clean embeddings of train."""
+
+    def __init__(self, shape) -> None:
+        super().__init__(heads=2)
+        self._shape = shape
+
+    def prepare(self, train, device=None):
+        self._clean = train.z
+
+    def forward(self, synthetic, real, num_classes, generator):
+        assert real.z.shape == self._shape
+        assert (torch.cdist(real.z, self._clean, 2, "donot_use_mm_for_euclid_dist").min(1).values < 1e-3).all()
+        return super().forward(synthetic, real, num_classes, generator)
+
+
+def test_finding_a_chunk_size_embeds_two_views_at_most():
+    sizes = []
+    module = distiller(ImageDataModule("digits"), views=7)
+    forward = module.backbone.forward
+    module.backbone.forward = lambda images: (
+        sizes.append(len(images)) if images.requires_grad else None,
+        forward(images),
+    )[1]
+
+    class Forget(L.Callback):
+        def on_train_start(self, *args):
+            sizes.append("start")
+
+    trainer(1, [Forget()]).fit(module, datamodule=ImageDataModule("digits"))
+    assert sizes[: sizes.index("start")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, r"--model\.lr=0\.0: must be greater than 0"),
+        ({"lr": -0.1}, r"--model\.lr=-0\.1: must be greater than 0"),
+        ({"bank_views": -1}, r"--model\.bank_views=-1: must be at least 0"),
+        ({"views": -1}, r"--model\.views=-1: must be at least 0"),
+        ({"bank_batch_size": 0}, r"--model\.bank_batch_size=0: must be at least 1"),
+        (
+            {"optimizer": torch.optim.LBFGS},
+            r"--model\.optimizer: LBFGS doesn't support .* Choose another, such as Adam",
+        ),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message):
+        distiller(ImageDataModule("digits"), **settings)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinearGradientMatching(heads=0),
+        lambda: TrajectoryMatching(starts=0),
+        lambda: Augmentation(area=(1.0, 0.6)),
+        lambda: Augmentation(flip=1.5),
+        lambda: Augmentation(ratio=(0.0, 1.0)),
+        lambda: Augmentation(noise_std=-1.0),
+    ],
+)
+def test_objectives_and_augmentation_out_of_range(make):
+    with pytest.raises(UserError, match=r"^--model\.(objective|augmentation): "):
+        make()
 
 
 def test_path_of_weights_must_be_a_file(tmp_path):

@@ -20,7 +20,7 @@ from synthicl.backbones import create_backbone
 from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
-from synthicl.objectives import InContext, LinearGradientMatching, Objective, Ridge, TrajectoryMatching
+from synthicl.objectives import InContext, LinearGradientMatching, Objective, Ridge, TrajectoryMatching, WeightedSum
 
 aten = torch.ops.aten
 WAITS = {
@@ -116,8 +116,9 @@ def step(objective: Objective, **settings: Any) -> None:
     augmentation = Augmentation(flip=0, area=(0.6, 1), noise_std=0.05)
     module = Distiller(create_backbone("mini"), 10, objective, augmentation=augmentation, image_size=32, **settings)
     tabicl = TabICLEvaluation(protocol="rotated16", n_estimators=1)
-    if isinstance(objective, InContext):
-        objective.deploy(tabicl)
+    in_context = [term for term in objective.modules() if isinstance(term, InContext)]
+    for term in in_context:
+        term.deploy(tabicl)
     original = module.training_step
 
     def traced(batch: Any, batch_idx: int) -> None:
@@ -126,9 +127,9 @@ def step(objective: Objective, **settings: Any) -> None:
         roots = [*module.parameters(), *module.buffers()]
         if settings.get("real") != "online" and "bank_batch_size" not in settings:
             roots += [module.bank(batch).z, module.bank(batch).y]
-        if isinstance(objective, InContext):
-            roots += [objective._protocol.mean, objective._protocol.projection]
-            roots += objective._tabicls[0].model.state_dict().values()
+        for term in in_context:
+            roots += [term._protocol.mean, term._protocol.projection]
+            roots += term._tabicls[0].model.state_dict().values()
         if isinstance(objective, TrajectoryMatching):
             roots += [objective._weights, objective._biases]
         with Trace(roots) as trace, Moves(trace):
@@ -162,6 +163,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*man
         (Ridge(), {"views": 1}),
         (InContext(queries=8, members=3), {"views": 0, "ipc": 2}),
         (InContext(queries=8, balanced=True), {"views": 2}),
+        (WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0], [0.0, 0.5]), {"views": 0}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Objective) else str(value),
 )

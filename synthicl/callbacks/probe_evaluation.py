@@ -9,7 +9,7 @@ from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distiller import Distiller
 from synthicl.evaluation.scoring import score
 from synthicl.probes import probe_factory
-from synthicl.probes.probe import ProbeSetting
+from synthicl.probes.probe import ProbeSetting, SoftLabelProbe
 
 
 class ProbeEvaluation(L.Callback):
@@ -39,8 +39,11 @@ class ProbeEvaluation(L.Callback):
             assert tabicl.protocol is not None
             with isolate_rng():
                 probe = self._factory(ProbeSetting(tabicl.protocol, tabicl.model_path, pl_module.device))
-                labels = rows.labels.cpu()
-                probe.fit(rows.embeddings.cpu(), labels)
+                z, labels = rows.embeddings.cpu(), rows.labels.cpu()
+                if rows.targets is not None and isinstance(probe, SoftLabelProbe):
+                    probe.fit_soft(z, rows.targets.cpu())
+                else:
+                    probe.fit(z, labels)
                 _, measured = score(probe, *tabicl.queries("val"), labels.unique().numpy())
                 accuracy = measured["accuracy"]
         pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -77,6 +77,26 @@ class TabICLEvaluation(L.Callback):
         """The one that a Trainer has."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         return next(callback for callback in callbacks if isinstance(callback, TabICLEvaluation))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The protocol's name."""
+        return {"protocol": self.protocol.name if self.protocol else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A run that goes on keeps the protocol that val chose when it began.
+
+        Raises:
+            UserError: another one is asked for.
+        """
+        before = state_dict["protocol"]
+        if before is None:
+            return
+        if self.protocol_name not in ("auto", before):
+            raise UserError(
+                f"--tabicl.protocol={self.protocol_name}: the checkpoint was made with {before}, which cannot change "
+                "when a run goes on. Leave the flag out, or start a new run."
+            )
+        self.protocol_name = before
 
     def prepare(self, trainer: L.Trainer, module: Distiller, split: str) -> None:
         """Embed train and the split, and choose the protocol; a collective call. What is there already stays."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from synthicl.errors import UserError
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
 from synthicl.objectives.objective import LabelledEmbeddings, Objective
 from synthicl.randomness import device_generator
@@ -29,6 +30,9 @@ class LinearGradientMatching(Objective):
             side drags balanced synthetic images off the class means.
         head_init: ``normal`` is N(0, head_std^2) without bias; ``linear`` is torch.nn.Linear's default, uniform in
             +- 1 / sqrt(D), bias included: the paper's appendix A.1. ``head_std`` and ``logit_std`` do not apply to it.
+
+    Raises:
+        UserError: no heads.
     """
 
     uses_targets = True
@@ -42,6 +46,8 @@ class LinearGradientMatching(Objective):
         head_init: Literal["normal", "linear"] = "normal",
     ) -> None:
         super().__init__()
+        if heads < 1:
+            raise UserError(f"--model.objective: {heads} heads. At least 1 is needed.")
         self.heads = heads
         self.head_std = head_std
         self.logit_std = logit_std

@@ -25,7 +25,7 @@ from synthicl.memory import to_device
 from synthicl.objectives.linear_probe import class_balanced_weight
 from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective
 
-FLAG = "--model.objective.init_args.checkpoints"
+FLAG = "--model.objective: checkpoints"
 
 
 class Deployed(Protocol):
@@ -63,7 +63,7 @@ class InContext(Objective):
         super().__init__()
         for flag, value in (("queries", queries), ("members", members)):
             if value < 1:
-                raise UserError(f"--model.objective.init_args.{flag}={value}: must be at least 1.")
+                raise UserError(f"--model.objective: {flag}={value} of InContext must be at least 1.")
         self.checkpoints = checkpoints
         self.queries = queries
         self.members = members
@@ -111,7 +111,9 @@ class InContext(Objective):
 
             def loss_of(columns: Tensor, queries: Tensor, targets: Tensor, member: Member = member) -> Tensor:
                 logits = tabicl.logits(columns, labels, queries, member)
-                return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                # Without a real row of any of the classes, rows of others are drawn, and count for nothing.
+                wrong = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+                return wrong / (targets >= 0).sum().clamp_min(1)
 
             if self.recompute:
                 parts = zip(columns.split(1), queries.split(1), targets.split(1), strict=True)

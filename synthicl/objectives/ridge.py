@@ -36,7 +36,7 @@ class Ridge(Objective):
 
     def __init__(self, regularisation: float = 1.0, logit_scale: float = 8.0, learnt: bool = True) -> None:
         if regularisation <= 0 or logit_scale <= 0:
-            raise UserError("--model.objective.init_args: regularisation and logit_scale must be greater than 0.")
+            raise UserError("--model.objective: regularisation and logit_scale must be greater than 0.")
         super().__init__()
         self.regularisation = regularisation
         self.logit_scale = logit_scale

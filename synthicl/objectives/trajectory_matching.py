@@ -47,10 +47,10 @@ class TrajectoryMatching(LinearGradientMatching):
         head_std: float = 0.01,
         balanced: bool = True,
     ) -> None:
-        if snapshots < 2 or probe_steps < snapshots:
+        if starts < 1 or snapshots < 2 or probe_steps < snapshots:
             raise UserError(
-                f"--model.objective.init_args: {snapshots} snapshots in {probe_steps} probe_steps. Record at least 2, "
-                "and at most one each step."
+                f"--model.objective: {starts} starts, {snapshots} snapshots in {probe_steps} probe_steps. Start at "
+                "least once, and record at least 2 heads and at most one each step."
             )
         super().__init__(heads=heads, head_std=head_std, balanced=balanced)
         self.starts = starts

@@ -21,7 +21,8 @@ class WeightedSum(Objective):
         terms: the objectives.
         weights: one for each.
         starts: for each the share of the run's steps, in [0, 1), after which it joins; it is not computed before. None
-            for all from the beginning.
+            for all from the beginning. A run that goes on to a larger ``--trainer.max_steps`` is less far than it was,
+            and terms can leave again.
 
     Raises:
         UserError: as many weights and starts as terms are needed, and a term to begin with.
@@ -35,11 +36,10 @@ class WeightedSum(Objective):
                 raise UserError(f"--model.objective: {len(given)} {what} for {len(terms)} terms. Give one for each.")
         if 0 not in starts or not all(0 <= start < 1 for start in starts):
             raise UserError(
-                f"--model.objective.init_args.starts={starts}: must be shares of the run, from 0 to below 1, and "
-                "one of them 0."
+                f"--model.objective: starts={starts} must be shares of the run, from 0 to below 1, and one of them 0."
             )
         self.terms = nn.ModuleList(terms)
-        self.uses_targets = any(term.uses_targets for term in terms)
+        self.uses_targets = all(term.uses_targets for term in terms)
         self.weights = weights
         self.starts = starts
         self._progress = 0.0

@@ -153,9 +153,24 @@ def test_queries_are_drawn_with_their_chances():
     assert share[[0, 2, 4]].tolist() == [0, 0, 0]
 
 
+def test_real_rows_of_none_of_the_classes_of_a_step_count_for_nothing():
+    """Twelve classes, of which a step looks at ten: it may miss the only one that a small batch has."""
+    real, synthetic = clusters(10, classes=12), clusters(1, classes=12, seed=3)
+    objective = prepared(real, queries=5)
+    for label in range(12):
+        batch = real._replace(z=real.z[real.y == label], y=real.y[real.y == label])
+        z = synthetic.z.clone().requires_grad_()
+        loss = objective(synthetic._replace(z=z), batch, 12, generator())
+        loss.backward()
+        drawn_classes = torch.Generator().manual_seed(7)
+        torch.randint(1, (), generator=drawn_classes)
+        seen = label in torch.randperm(12, generator=drawn_classes)[:10]
+        assert (loss > 0) == seen and z.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("flag", ["queries", "members"])
 def test_message_for_none_at_all(flag):
-    with pytest.raises(UserError, match=rf"init_args\.{flag}=0: must be at least 1"):
+    with pytest.raises(UserError, match=rf"^--model\.objective: {flag}=0 of InContext must be at least 1"):
         InContext(**{flag: 0})
 
 
@@ -175,9 +190,9 @@ def test_a_tabicl_of_full_size_runs(tmp_path):
 
 
 def test_messages_for_checkpoints_that_are_unknown_or_missing():
-    with pytest.raises(UserError, match=r"^--model\.objective\.init_args\.checkpoints=mini_9: unknown\."):
+    with pytest.raises(UserError, match=r"^--model\.objective: checkpoints=mini_9: unknown\."):
         InContext(checkpoints=["mini_9"])
-    with pytest.raises(UserError, match=r"gone\.ckpt\)\. Supply it with --model\.objective\.init_args"):
+    with pytest.raises(UserError, match=r"gone\.ckpt\)\. Supply it with --model\.objective: checkpoints=PATH"):
         InContext(checkpoints=["gone.ckpt"])
 
 
@@ -199,7 +214,7 @@ def test_balanced_queries_count_every_class_the_same():
 
 def test_a_damaged_checkpoint_in_the_loop_is_named(tmp_path):
     (tmp_path / "bad.ckpt").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"init_args\.checkpoints=.*bad\.ckpt: not a TabICL checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoints=.*bad\.ckpt: not a TabICL checkpoint"):
         InContext(checkpoints=[str(tmp_path / "bad.ckpt")])
 
 

@@ -70,7 +70,7 @@ def test_gradient_reaches_the_synthetic_embeddings():
 
 
 def test_message_for_snapshots_that_do_not_fit():
-    with pytest.raises(UserError, match=r"5 snapshots in 3 probe_steps\. Record at least 2, and at most one each step"):
+    with pytest.raises(UserError, match=r"5 snapshots in 3 probe_steps\. Start at least once, and record"):
         TrajectoryMatching(snapshots=5, probe_steps=3)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from synthicl.errors import UserError
-from synthicl.objectives import LabelledEmbeddings, LinearGradientMatching, Objective, Ridge, WeightedSum
+from synthicl.objectives import InContext, LabelledEmbeddings, LinearGradientMatching, Objective, Ridge, WeightedSum
 
 C = 4
 
@@ -57,6 +57,11 @@ def test_sums_in_sums_learn_how_far_the_run_is():
     torch.testing.assert_close(loss(outer), loss(inner.terms[0]))
 
 
+def test_soft_labels_are_for_sums_whose_terms_all_use_them():
+    assert WeightedSum([LinearGradientMatching(), Ridge()], [1.0, 1.0]).uses_targets
+    assert not WeightedSum([LinearGradientMatching(), InContext()], [1.0, 1.0]).uses_targets
+
+
 def test_says_what_it_is():
     said = repr(WeightedSum([LinearGradientMatching(), Ridge()], [0.1, 1.0], [0.0, 0.2]))
     assert said.startswith("0.1 LinearGradientMatching(") and " + 1.0 Ridge(" in said
@@ -68,10 +73,10 @@ def test_says_what_it_is():
     [
         ([1.0, 2.0], None, r"--model\.objective: 2 weights for 1 terms\. Give one for each"),
         ([1.0], [0.0, 0.5], r"--model\.objective: 2 starts for 1 terms\. Give one for each"),
-        ([1.0], [0.2], r"starts=\[0\.2\]: must be shares of the run, from 0 to below 1, and one of them 0"),
-        ([1.0], [1.0], r"starts=\[1\.0\]: must be shares"),
-        ([1.0], [-0.1], r"starts=\[-0\.1\]: must be shares"),
-        ([1.0], [float("nan")], r"starts=\[nan\]: must be shares"),
+        ([1.0], [0.2], r"starts=\[0\.2\] must be shares of the run, from 0 to below 1, and one of them 0"),
+        ([1.0], [1.0], r"starts=\[1\.0\] must be shares"),
+        ([1.0], [-0.1], r"starts=\[-0\.1\] must be shares"),
+        ([1.0], [float("nan")], r"starts=\[nan\] must be shares"),
     ],
 )
 def test_what_does_not_fit_is_refused(weights, starts, message):
