@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    if options.root is not None and options.output is None:
+        parser.error("--data.root: needs --output=PATH, or the bundled weights would be replaced.")
 
     torch.manual_seed(options.seed)
     dataset = dataset_spec("digits" if options.root is None else "folder").load(options.root or Path())

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from synthicl.assets import obtain
 from synthicl.context_set import ContextSet
 from synthicl.errors import UserError
+from synthicl.files import file_fingerprint
 from synthicl.image_embedder import ImageEmbedder, Images
 from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.in_context.protocol import Protocol, fit_protocol
@@ -182,7 +183,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             backbone_weights: a local file of the backbone's weights, for images; None for the bundled or downloaded.
 
         Raises:
-            UserError: no context set there, or a file it needs is missing.
+            UserError: no context set there, or a file it needs is missing or another.
         """
         if not isinstance(context, ContextSet):
             context = ContextSet.load(context)
@@ -192,6 +193,13 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(
                 f"The context set was made with the TabICL checkpoint file {checkpoint}. "
                 "Supply it with --tabicl.model_path=PATH."
+            )
+        made_with = context.metadata.get("tabicl_weights")
+        path = obtain(checkpoint_asset(checkpoint, model_path))
+        if made_with not in (None, file_fingerprint(path)):
+            raise UserError(
+                f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the context set "
+                f"was made with ({made_with}). Supply the same file."
             )
         seed = context.metadata.get("random_state", 42)
         classifier = cls(context.protocol, checkpoint, model_path, device=device, random_state=seed)

@@ -30,7 +30,7 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings import embed_views
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import score
-from synthicl.in_context.checkpoint import MINI
+from synthicl.in_context.checkpoint import BUNDLED, MINI
 from synthicl.probes.tabicl import TabICLProbe
 
 ROOT = Path(__file__).parents[1]
@@ -177,6 +177,67 @@ def test_images_that_changed_under_a_folder_make_its_results_void(finished, tmp_
     assert evaluate(["compare", str(tmp_path / "run"), "--probes=linear", "--contexts=class_mean"]) == 0
     rows = Results.load(tmp_path / "run").rows.values()
     assert {(row.context, row.probe) for row in rows} == {("class_mean", "linear"), ("synthetic", "linear")}
+
+
+def test_results_of_other_images_are_kept_aside(finished, tmp_path, capsys):
+    shutil.copytree(finished[0], tmp_path / "run")
+    before = (tmp_path / "run/results.json").read_bytes()
+    found = ContextSet.load(tmp_path / "run")
+    found.embeddings = found.embeddings.flip(0)
+    found.save(tmp_path / "run")
+    assert evaluate(["compare", str(tmp_path / "run"), "--probes=linear", "--contexts=class_mean"]) == 0
+    assert (tmp_path / "run/old-results.json").read_bytes() == before
+    assert (tmp_path / "run/old-predictions.safetensors").is_file()
+    assert "results.json: of other images or weights than now. Kept as old-results.json." in capsys.readouterr().out
+
+
+def test_another_checkpoint_under_the_same_name_is_scored_again(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    checkpoint = tmp_path / "own.ckpt"
+    command = [
+        "compare",
+        str(tmp_path / "run"),
+        "--probes=tabicl",
+        "--contexts=class_mean",
+        f"--checkpoints={checkpoint}",
+    ]
+    found = []
+    for name in ("mini", "mini_1"):
+        shutil.copy(BUNDLED[name], checkpoint)
+        assert evaluate(command) == 0
+        rows = Results.load(tmp_path / "run").select(probe=f"tabicl {checkpoint}", context="class_mean", split="val")
+        found.append([row.cross_entropy for row in rows])
+    assert len(found[0]) == len(found[1]) == 1 and found[0] != found[1]
+
+
+def test_evaluation_stays_with_the_run_that_latest_pointed_to(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "version_0")
+    (tmp_path / "latest").symlink_to("version_0")
+    assert preflight.subject_config(str(tmp_path / "latest"), {})[0] == tmp_path / "version_0"
+
+
+def test_a_run_that_has_not_ended_says_so(finished, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished[0] / "config.yaml", tmp_path / "run")
+    assert evaluate(["compare", str(tmp_path / "run")]) == 2
+    assert "this run has not come to its end" in (err := capsys.readouterr().err)
+    assert f"make distill CKPT={tmp_path}/run/checkpoints/last.ckpt" in err
+
+
+def test_classes_that_changed_are_refused(finished, tmp_path, image_folder, capsys):
+    root = image_folder({f"{label}": 5 for label in [*range(10), "new"]})
+    shutil.copytree(finished[0], tmp_path / "run")
+    config = tmp_path / "run/config.yaml"
+    config.write_text(config.read_text().replace("name: digits", "name: folder", 1))
+    assert evaluate(["compare", str(tmp_path / "run"), f"--data.root={root}"]) == 2
+    assert "its classes are not those of" in (err := capsys.readouterr().err)
+    assert "['new']" in err
+
+
+def test_other_weights_of_tabicl_do_not_classify(finished, capsys):
+    images = str(finished[0] / "images")
+    assert evaluate(["predict", str(finished[0]), images, f"--tabicl.model_path={BUNDLED['mini_1']}"]) == 2
+    assert "are not those the context set was made with" in capsys.readouterr().err
 
 
 def test_results_elsewhere_leave_the_folder_as_it_is(finished, tmp_path):

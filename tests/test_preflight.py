@@ -92,7 +92,7 @@ def test_run_that_goes_on_starts_from_its_own_configuration(tmp_path, config, mo
     monkeypatch.chdir(checkpoint.parent)
     assert expand(["fit", "--ckpt_path", "last.ckpt"]) == ["fit", "-c", str(config), "--ckpt_path", "last.ckpt"]
     config.unlink()
-    with pytest.raises(UserError, match=r"config\.yaml is missing, without which the run cannot go on\."):
+    with pytest.raises(UserError, match=r"config\.yaml is missing, which says what the run was made with\."):
         expand(["fit", "--ckpt_path=last.ckpt"])
 
 

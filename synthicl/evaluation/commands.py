@@ -141,6 +141,8 @@ def evaluate(
     home, config = subject_config(str(what), given)
     subject = Subject(home, config, device or best_device(), output, made_by)
     results = Results.load(subject.output, subject.fingerprint)
+    if not results.rows:
+        Results.set_aside(subject.output)
     COMMANDS[name](subject, results, **settings)
     if not results.of(name).rows:
         raise UserError(f"{name}: there is nothing to score. Probes that look at images need contexts that have some.")

@@ -11,6 +11,7 @@ from synthicl.errors import UserError
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import Context
 from synthicl.evaluation.subject import Subject
+from synthicl.files import file_fingerprint
 from synthicl.in_context.checkpoint import check_checkpoint, checkpoint_asset
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import Probe
@@ -109,7 +110,9 @@ def make_probes(
         for checkpoint in checkpoints if name == "tabicl" else ():
             path = obtain(checkpoint_asset(checkpoint, flags=("--checkpoints", "--checkpoints")))
             check_checkpoint(path, "--checkpoints")
-            made.append(TabICLProbe(subject.protocol, path, subject.device, name=f"tabicl {checkpoint}"))
+            probe = TabICLProbe(subject.protocol, path, subject.device, name=f"tabicl {checkpoint}")
+            probe.weights = file_fingerprint(path)
+            made.append(probe)
     return made
 
 

@@ -137,6 +137,15 @@ class Results:
         text = json.dumps([asdict(row) for row in self.rows.values()], indent=1, ensure_ascii=False)
         write_whole(folder / "results.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
+    @staticmethod
+    def set_aside(folder: Path) -> None:
+        """Rename what `save` wrote, if it is there, so that the next `save` does not replace it."""
+        path = folder / "results.json"
+        if path.exists():
+            print(f"{path}: of other images or weights than now. Kept as old-{path.name}.", flush=True)
+            for stale in (folder / "predictions.safetensors", path):
+                stale.replace(stale.with_name(f"old-{stale.name}"))
+
     @classmethod
     def load(cls, folder: Path, subject: str | None = None) -> Results:
         """Read what `save` wrote; empty if there is nothing yet.

@@ -133,7 +133,9 @@ class Scorer:
         """A row about a context, without what is not measured yet."""
         protocol = probe.protocol
         values: dict[str, Any] = {"accuracy": 0.0, "cross_entropy": 0.0, "fit_seconds": 0.0, "predict_seconds": 0.0}
-        members = {"n_estimators": protocol.n_estimators} if protocol else {}
+        members: dict[str, Any] = {"n_estimators": protocol.n_estimators} if protocol else {}
+        if probe.weights:
+            members["weights"] = probe.weights
         statistics = (protocol.mean, protocol.projection) if protocol else ()
         return Row(
             command=self.command,

@@ -74,10 +74,17 @@ class Subject:
 
     @cached_property
     def data(self) -> ImageDataModule:
-        """The dataset."""
-        return ImageDataModule(
-            self.config["data.name"], Path(self.config["data.root"]), int(self.config["data.num_workers"])
-        )
+        """The dataset; a context set's own classes."""
+        root = Path(self.config["data.root"])
+        data = ImageDataModule(self.config["data.name"], root, int(self.config["data.num_workers"]))
+        for found in self.context_sets.values():
+            if found.class_names != data.class_names:
+                names = sorted(set(found.class_names) ^ set(data.class_names)) or "their order"
+                raise UserError(
+                    f"--data.root={root}: its classes are not those of {self.folder} ({names}). Name the folder that "
+                    "the images were made from."
+                )
+        return data
 
     @cached_property
     def backbone(self) -> FrozenBackbone:

@@ -113,9 +113,11 @@ def check(subject: Subject, sources: Sequence[Subject]) -> None:
     """Check that the runs can stand in one matrix.
 
     Raises:
-        UserError: one has no synthetic images, another dataset or number of images per class, or would replace another.
+        UserError: one has no synthetic images, another dataset or number of images per class, another objective with
+            the same backbone, or would replace another.
     """
     known: dict[tuple[str, int], Subject] = {}
+    objectives: dict[str, Subject] = {}
     for source in sources:
         if not source.context_sets or source.context_sets["last"].images is None:
             raise UserError(f"{source.folder}: there are no synthetic images. Name the folder of a finished run.")
@@ -124,6 +126,12 @@ def check(subject: Subject, sources: Sequence[Subject]) -> None:
             raise UserError(
                 f"--runs={source.folder}: {theirs[0]} with {theirs[1]} images per class cannot stand in a matrix of "
                 f"{ours[0]} with {ours[1]}. Name runs that agree in both."
+            )
+        same = objectives.setdefault(source.backbone.name, source)
+        if source.about["objective"] != same.about["objective"]:
+            raise UserError(
+                f"--runs={source.folder}: was made with another objective than {same.folder}, and a mean over both "
+                "would be neither's. Leave one out."
             )
         twin = known.setdefault((source.backbone.name, source.seed), source)
         if twin is not source:

@@ -47,11 +47,13 @@ class Probe(ABC):
     Attributes:
         name: its word in results.json.
         protocol: the protocol of an in-context learner, or None.
+        weights: fingerprint of the file of weights, where they are not the subject's own.
         needs_images: whether it is fitted on images, and so only on contexts that have them.
     """
 
     name: str
     protocol: Protocol | None = None
+    weights: str | None = None
     needs_images: ClassVar[bool] = False
 
     @abstractmethod

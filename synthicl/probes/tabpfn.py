@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from synthicl.errors import UserError
+from synthicl.files import file_fingerprint
 from synthicl.in_context.protocol import Protocol
 from synthicl.probes.probe import Probe, ProbeSetting
 
@@ -51,6 +52,7 @@ class TabPFNProbe(Probe):
                 f"--probes=tabpfn: {VARIABLE}={path}: not a file. Set it to the path of a TabPFN classifier checkpoint."
             )
         self.protocol = protocol
+        self.weights = file_fingerprint(Path(path))
         self.classifier = tabpfn.TabPFNClassifier(
             n_estimators=protocol.n_estimators, model_path=path, device=str(device), random_state=seed
         )

@@ -86,16 +86,16 @@ def accuracy_table(results: Results, split: str) -> Table:
     body = []
     for key, rows in groups(results, split).items():
         body.append([label(key, rows), str(rows[0].n_context), *cells(rows)])
-        draw = best_random_draw(results, columns[0]) if key.checkpoint == "best_on_val" else None
+        draw = best_random_draw(results, columns[0], key.ipc) if key.checkpoint == "best_on_val" else None
         if draw is not None:
             chosen = results.select(split=split, context="random", draw=draw, ipc=key.ipc)
             body.append(["random (best draw on val)", str(rows[0].n_context), *cells(chosen)])
     return Table(title, header, body)
 
 
-def best_random_draw(results: Results, column: tuple[str, str]) -> int | None:
+def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int | None:
     """The random draw that a (probe, protocol) scores highest on val: what choosing on val gives without optimising."""
-    draws = results.select(split="val", context="random", probe=column[0], protocol=column[1])
+    draws = results.select(split="val", context="random", probe=column[0], protocol=column[1], ipc=ipc)
     return max(draws, key=lambda row: row.accuracy).draw if draws else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -43,6 +44,8 @@ def time(descent: Row) -> float:
 
 def tables(results: Results) -> list[Table]:
     """One row for each context: gradient descent as chosen on val, beside TabICL and TabICL's own variation."""
+    if not groups(results):  # an evaluation that was interrupted early
+        return []
     body = []
     for name, pairs in groups(results).items():
         tabicl, descent = ([pair[side] for pair in pairs] for side in (0, 1))
@@ -77,7 +80,7 @@ def paths(results: Results) -> Figure:
     only.remove()
     panels = figure.subplots(1, 2)
     found = groups(results)
-    others = iter(color for color in CYCLE if color != COLORS["synthetic"])
+    others = cycle(color for color in CYCLE if color != COLORS["synthetic"])
     colors = {name: COLORS["synthetic"] if name == "synthetic" else next(others) for name in found}
     rates: list[float] = []
     for name, pairs in found.items():
@@ -124,7 +127,7 @@ def paths(results: Results) -> Figure:
 
 def figures(results: Results) -> dict[str, Figure]:
     """All figures of the section."""
-    return {"paths": paths(results)}
+    return {"paths": paths(results)} if groups(results) else {}
 
 
 REGISTERED = {"icl-vs-gd": Section("Is it gradient descent?", tables, figures)}

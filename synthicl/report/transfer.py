@@ -47,6 +47,12 @@ def label(context: str, rows: list[Row]) -> str:
     return f"{context} ({draws} draws)" if draws > 1 else context
 
 
+def probes(results: Results) -> list[str]:
+    """The probes that are there: an interrupted evaluation may lack some."""
+    present = {row.probe for row in results.select(split="test")}
+    return [probe for probe in PROBES if probe in present]
+
+
 def described(results: Results, probe: str) -> str:
     """A probe with its protocol, and the number of queries."""
     row = results.select(split="test", probe=probe)[0]
@@ -62,7 +68,9 @@ def matrix(results: Results, probe: str) -> Table:
     body = []
     for context in contexts(results):
         cells = [rows_of(results, probe, context, target) for target in targets(results)]
-        present = next(rows for rows in cells if rows)
+        present = next((rows for rows in cells if rows), None)
+        if present is None:
+            continue
         texts = [percent_interval(mean_accuracy(results.correct(rows))) if rows else "" for rows in cells]
         body.append([label(context, present), str(present[0].n_context), *texts])
     title = f"Accuracy in %, {described(results, probe)}, 95 % intervals; columns: the backbone that sees the images"
@@ -92,7 +100,9 @@ def difference_table(results: Results) -> Table:
 def tables(results: Results) -> list[Table]:
     """All tables of the section."""
     synthetic = any(is_synthetic(context) for context in contexts(results))
-    return [*(matrix(results, probe) for probe in PROBES), *([difference_table(results)] if synthetic else [])]
+    found = probes(results)
+    differences = [difference_table(results)] if synthetic and "tabicl" in found else []
+    return [*(matrix(results, probe) for probe in found), *differences]
 
 
 def dot_plot(results: Results) -> Figure:
@@ -105,7 +115,7 @@ def dot_plot(results: Results) -> Figure:
     for target, axes in zip(seen_by, panels, strict=True):
         for position, context in enumerate(reversed(names)):
             color = COLORS["synthetic" if is_synthetic(context) else "real"]
-            for probe, shift in zip(PROBES, (0.13, -0.13), strict=True):
+            for probe, shift in zip(probes(results), (0.13, -0.13), strict=False):
                 rows = rows_of(results, probe, context, target)
                 if not rows:
                     continue
@@ -121,7 +131,7 @@ def dot_plot(results: Results) -> Figure:
     panels[0].set_yticks(list(labels), list(labels.values()))
     handles = [
         Line2D([], [], color="black", lw=0, marker=MARKERS[probe], ms=7, mfc="white", label=described(results, probe))
-        for probe in PROBES
+        for probe in probes(results)
     ]
     handles.append(
         Line2D([], [], color="black", lw=0, marker="o", ms=7, label="filled: seen by what it was distilled with")
@@ -133,7 +143,7 @@ def dot_plot(results: Results) -> Figure:
 
 def figures(results: Results) -> dict[str, Figure]:
     """All figures of the section."""
-    return {"matrix": dot_plot(results)}
+    return {"matrix": dot_plot(results)} if probes(results) else {}
 
 
 REGISTERED = {"transfer": Section("Transfer to other backbones", tables, figures)}

@@ -56,9 +56,10 @@ def test_names_with_spaces_and_unicode(image_folder):
     assert data.num_classes == 3
 
 
-def test_hidden_files_and_folders_are_left_out(image_folder):
+def test_hidden_files_and_folders_are_left_out(image_folder, write_image):
     root = image_folder({"a": 5, "b": 5, ".git": 1})
     (root / "a" / ".DS_Store").write_text("x")
+    write_image(root / "a" / "monday" / ".@__thumb" / "0.png")
     dataset = load(root)
     assert dataset.class_names == ["a", "b"]
     assert sum(len(split) for split in dataset.splits.values()) == 10
@@ -83,6 +84,13 @@ def test_images_in_subfolders_and_upper_case_suffixes_are_found(image_folder, wr
 def test_message_for_what_cannot_be_used(image_folder, counts, message):
     with pytest.raises(UserError, match=message):
         load(image_folder(counts))
+
+
+@pytest.mark.parametrize(("other", "name"), [("valid", "val"), ("Validation", "val"), ("testing", "test")])
+def test_message_for_a_split_in_other_words(image_folder, other, name):
+    root = image_folder({"train/a": 3, "train/b": 3, f"{other}/a": 3, f"{other}/b": 3})
+    with pytest.raises(UserError, match=rf"{other} looks like a split and would be a class\. Call it {name}\."):
+        load(root)
 
 
 def test_message_for_a_stray_file(image_folder):

@@ -51,7 +51,7 @@ def toy(tmp_path):
         about = {"dataset": "digits", "backbone": "mini", "backbone_weights": FrozenBackbone("mini").fingerprint}
         about |= {"objective": "Toy", "tabicl_checkpoint": "mini"}
         z, y = clusters(6, seed=9).z, torch.tensor([0, 0, 1, 1, 2, 2])
-        synthetic = ContextSet(z, y, list("abc"), fit_protocol("rotated4", TRAIN.z, 2), metadata=about)
+        synthetic = ContextSet(z, y, list("0123456789"), fit_protocol("rotated4", TRAIN.z, 2), metadata=about)
         subject.context_sets = {"last": synthetic, "best_on_val": synthetic}
         return subject
 

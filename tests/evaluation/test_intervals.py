@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.optimize import brentq
+from scipy.special import expit
+from scipy.stats import binom, binomtest, norm, ttest_ind, ttest_rel
 
 from synthicl.evaluation import intervals
-from synthicl.evaluation.intervals import bootstrap_means, holm, mean_accuracy, paired_difference, wilson
+from synthicl.evaluation.intervals import bootstrap_means, holm, mean_accuracy, p_value, paired_difference, wilson
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_difference_is_paired_on_the_queries():
     result = paired_difference(first, second)
     assert result.difference.estimate == pytest.approx(0.05)
     assert 0 < result.difference.low < 0.05 < result.difference.high
-    assert result.p_value < 0.001
+    assert result.p_value < 0.005  # a sign test of ten queries against none says 0.002
     swapped = paired_difference(second, first)
     assert swapped.difference == pytest.approx((-0.05, -result.difference.high, -result.difference.low))
     assert swapped.p_value == result.p_value
@@ -88,7 +90,7 @@ def test_difference_is_paired_on_the_queries():
 def test_p_value_is_never_zero():
     result = paired_difference(np.ones((1, 50), bool), np.zeros((3, 50), bool))
     assert result.difference == pytest.approx((1, 1, 1))
-    assert 0 < result.p_value <= 2 / intervals.RESAMPLES
+    assert 0 < result.p_value < 1e-10
 
 
 @pytest.mark.parametrize("draws", [(1, 1), (1, 20), (10, 10)])
@@ -104,6 +106,37 @@ def test_equal_contexts_are_seldom_told_apart(few_resamples, draws):
         )
         claims += paired_difference(first, second).p_value < 0.05
     assert claims <= 12  # 5 expected
+
+
+def test_one_draw_each_is_the_paired_t_test():
+    random = np.random.default_rng(0)
+    first, second = drawn(random, 1, 300), drawn(random, 1, 300, shift=0.3)
+    assert p_value(first, second) == pytest.approx(ttest_rel(first[0] * 1.0, second[0] * 1.0).pvalue, rel=1e-9)
+
+
+def test_draws_that_differ_have_the_degrees_of_freedom_of_draws():
+    """All queries alike: what is left is Welch's test of the draws' accuracies."""
+    first, second = (np.array(shares)[:, None].repeat(1000, 1) > 0.5 for shares in ((1, 1, 0, 1, 1), (0, 0, 1, 0)))
+    expected = ttest_ind(first[:, 0], second[:, 0], equal_var=False).pvalue
+    assert p_value(first, second) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("draws", "spread"), [(3, 0.0), (3, 0.25), (5, 0.0), (5, 0.25), (5, 0.5), (20, 0.5)])
+def test_small_p_values_are_as_rare_as_they_say(draws, spread):
+    """One context without draws against one whose draws differ by ``spread`` logits; Holm asks for the small ones."""
+    random, queries, runs = np.random.default_rng(0), 200, 4000
+    difficulty = random.normal(1.5, 1, (runs, 1, queries))
+    other = random.normal(0, spread, (runs, draws, 1))
+    # Draws that differ pull a mean towards a half: the same accuracy needs a shift.
+    quantiles = norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    same = expit(1.5 + quantiles).mean()
+    offset = brentq(lambda shift: expit(1.5 + shift + np.hypot(1, spread) * quantiles).mean() - same, -2, 2)
+    first = random.random((runs, draws, queries)) < expit(difficulty + other + offset)
+    second = random.random((runs, 1, queries)) < expit(difficulty)
+    found = np.array([p_value(*pair) for pair in zip(first, second, strict=True)])
+    for level in (0.05, 0.01, 0.005):
+        # Accuracies of draws are skewed near 1, which three of them do not show: 1.3.
+        assert (found < level).mean() <= 1.3 * level + 3 * np.sqrt(level / runs)
 
 
 def test_holm_by_hand():

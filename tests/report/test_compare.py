@@ -124,6 +124,15 @@ def test_the_best_random_draw_on_val_stands_beside_the_best_on_val(results):
     assert "random (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
 
 
+def test_draws_of_other_sizes_have_no_part_in_the_choice(results):
+    for draw, correct in enumerate((100, 170, 130)):
+        results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
+        other = replace(ROW, draw=draw, split="val", accuracy=1.0 if draw == 0 else 0.0, ipc=5)
+        results.add(other, right(200 if draw == 0 else 0))
+    (chosen,) = [row for row in accuracy_table(results, "test")[2] if row[0] == "random (best draw on val)"]
+    assert chosen[2].startswith("70.0 [")
+
+
 def test_seconds_are_medians_over_draws(results):
     for draw, seconds in enumerate((1.0, 3.0, 8.0)):
         results.add(replace(ROW, draw=draw, fit_seconds=seconds, predict_seconds=2 * seconds), right(100))

@@ -28,6 +28,22 @@ def results():
     return results
 
 
+def test_an_evaluation_that_was_interrupted_before_descent_shows_nothing(results):
+    results.drop(results.select(probe="gradient_descent"))
+    assert tables(results) == [] and figures(results) == {}
+
+
+def test_more_contexts_than_colours(results):
+    tabicl, descent = results.select(context="synthetic")
+    for number in range(12):
+        for row in (tabicl, descent):
+            copy = replace(row, context=f"builder {number}")
+            results.add(copy, results.predictions[row.key])
+        results.arrays[CURVES + copy.key] = results.arrays[CURVES + descent.key]
+    assert len(tables(results)[0].body) == 14
+    assert figures(results)
+
+
 def test_one_line_for_each_context(results):
     (table,) = tables(results)
     assert [line[0] for line in table.body] == ["random (2 draws)", "synthetic"]

@@ -54,6 +54,21 @@ def test_the_matrix_has_sources_against_targets(results):
     assert matrix(results, "linear").body[0][2].startswith("90.0")
 
 
+@pytest.mark.parametrize("left", [["tabicl"], []])
+def test_an_evaluation_that_was_interrupted_is_shown_as_far_as_it_went(results, left):
+    results.drop([row for row in list(results.rows.values()) if row.probe not in left])
+    results.add(replace(ROW, split="val"), np.zeros(QUERIES, dtype=np.int64))  # val is scored first
+    shown = tables(results)
+    assert len(shown) == 2 * len(left) and len(figures(results)) == len(left)
+
+
+def test_a_probe_that_has_seen_one_context_only(results):
+    linear = results.select(probe="linear")
+    results.drop([row for row in linear if row.context != "class_mean"])
+    assert [line[0] for line in matrix(results, "linear").body] == ["class_mean"]
+    assert figures(results)
+
+
 def test_a_cell_that_was_not_measured_stays_empty(results):
     for row in results.select(context="synthetic (mini)", backbone="mini_conv"):
         del results.rows[row.key]

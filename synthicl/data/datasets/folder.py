@@ -13,13 +13,14 @@ import numpy as np
 
 from synthicl.assets import Asset
 from synthicl.data.datasets import DatasetSpec, ImageDataset
-from synthicl.data.images import LabelledImages
+from synthicl.data.images import SPLITS, LabelledImages
 from synthicl.data.splits import stratified_split
 from synthicl.errors import UserError
 from synthicl.files import safe_folder_name
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FRACTIONS = {"val": 0.2, "test": 0.2}  # of a folder that comes without splits
+OTHER_NAMES = {"train": {"training"}, "val": {"valid", "validation"}, "test": {"testing"}}  # of splits
 VAL_OF_TRAIN = {"val": 0.1}  # of a dataset that comes without a val split
 
 
@@ -40,7 +41,7 @@ def scan(root: Path, class_names: list[str]) -> LabelledImages:
         if folder.name not in class_names:
             raise UserError(f"--data.root: class folder {folder} has no images in train. Add some, or remove it.")
         for path in sorted(folder.rglob("*")):
-            if path.is_dir() or path.name.startswith("."):
+            if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
                 continue
             if path.suffix.lower() not in EXTENSIONS:
                 raise UserError(f"--data.root: {path} is not an image ({', '.join(sorted(EXTENSIONS))}). Remove it.")
@@ -53,10 +54,14 @@ def load(root: Path) -> ImageDataset:
     """Find the images of a folder dataset and split them.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a class without images, or a name that cannot be written.
+        UserError: no such folder, fewer than two classes, a class without images, a name that cannot be written, or a
+            split in other words.
     """
     if not root.is_dir():
         raise UserError(f"--data.root={root}: not a folder. Name the folder that holds one subfolder per class.")
+    for folder in class_folders(root):
+        if other := next((name for name in SPLITS if folder.name.lower() in OTHER_NAMES[name]), None):
+            raise UserError(f"--data.root={root}: {folder} looks like a split and would be a class. Call it {other}.")
     has_splits = (root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())
     train_root = root / "train" if has_splits else root
     class_names = [safe_folder_name(folder.name) for folder in class_folders(train_root)]

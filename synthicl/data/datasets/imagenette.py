@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import zlib
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from synthicl.assets import Asset, obtain
 from synthicl.data.datasets import DatasetSpec, ImageDataset
@@ -78,8 +78,12 @@ def unpack(archive: Path, folder: Path) -> None:
                 pass
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             with tarfile.open(archive, "r:gz") as file:
-                # Python before 3.11.4 has no filters.
+                # Python before 3.11.4 has no filters, so what could leave the folder is looked for here.
                 file.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+                for member in file:
+                    place = PurePosixPath(member.name)
+                    if not (member.isfile() or member.isdir()) or place.is_absolute() or ".." in place.parts:
+                        raise tarfile.TarError(f"{member.name} is no plain file inside it")
                 file.extractall(temporary)
             if not folder.exists():  # another rank may have been quicker
                 (Path(temporary) / folder.name).replace(folder)
