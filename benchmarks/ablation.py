@@ -56,8 +56,8 @@ VARIATIONS: dict[str, dict[str, list[str]]] = {
         "32 queries": [f"{INIT}.queries=32"],
         "512 queries": [f"{INIT}.queries=512"],
         "2 members": [f"{INIT}.members=2"],
-        "1 view": ["--model.views=1"],
-        "3 views": ["--model.views=3"],
+        "1 view": ["--model.views=1", f"{INIT}.view=augmented"],
+        "3 views": ["--model.views=3", f"{INIT}.view=augmented"],
         **COMMON,
     },
     "in_context_lgm": {

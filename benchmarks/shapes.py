@@ -88,7 +88,8 @@ class FullSize(L.Callback):
         if self.bank is not None:
             z = torch.randn(self.views, self.bank, pl_module.backbone.embed_dim)
             y = torch.arange(self.bank) % pl_module.num_classes
-            pl_module.bank = Bank(z, y, self.batch_size, 0, pl_module.device)
+            bank = Bank(z, y, self.batch_size, 0, pl_module.device)
+            pl_module.banks = dict.fromkeys(pl_module.banks, bank)
 
 
 def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precision: str = "32-true") -> None:
@@ -104,7 +105,7 @@ def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precisio
         callbacks=list(callbacks),
         devices=1,
     )
-    per_class = module.views if module.real == "online" else 1
+    per_class = max(module.views, 1) if module.real == "online" else 1
     trainer.fit(module, datamodule=Images(module.num_classes, per_class, module.image_size))
 
 

@@ -26,7 +26,7 @@ from synthicl.data.transforms import crop_centre
 from synthicl.distributed import collect_rows, gather_rows, owned, world
 from synthicl.embeddings import embed_views
 from synthicl.errors import UserError
-from synthicl.objectives import LabelledEmbeddings, Objective
+from synthicl.objectives import LabelledEmbeddings, Objective, View, Views
 from synthicl.randomness import keyed_generator
 from synthicl.real_side import Bank, OnlineBatches
 from synthicl.synthetic import SyntheticPyramid
@@ -67,11 +67,11 @@ class Distiller(L.LightningModule):
         decorrelate: whether colours are stored decorrelated.
         grow_every: steps between two levels of the pyramid. The reference has 200.
         augmentation: strength of the augmentation on both sides; None for clean images.
-        views: augmented views of each synthetic image in a step; 0 for the clean image alone, and clean real ones. The
-            reference has 10.
+        views: augmented views of each synthetic image in a step, for objectives that look at them; 0 shows these the
+            clean image, and clean real ones. The reference has 10.
         soft_labels: whether the labels of the synthetic images are learnt as well, as probabilities.
         real: ``bank`` compares with embeddings computed once, ``online`` embeds other real images in each step, as many
-            as there are synthetic views.
+            as there are synthetic views. What is clean beside augmented views comes from the bank all the same.
         bank_views: augmented views of each real image in the bank; 0 for one clean view.
         bank_batch_size: real images of the bank used in a step; None for all.
         optimizer: a class of `torch.optim` that treats every number alone, such as Adam, NAdam or SGD: what images on
@@ -127,8 +127,10 @@ class Distiller(L.LightningModule):
         self.init = init
         self.decorrelate = decorrelate
         self.grow_every = grow_every
-        self.augmentation = augmentation if views else None
-        self.views = views if self.augmentation else 1
+        shown = objective.looks_at() if augmentation is not None and views else {"clean"}
+        self.augmentation = augmentation if "augmented" in shown else None
+        self.views = views if self.augmentation else 0
+        self.clean = "clean" in shown
         self.soft_labels = soft_labels
         self.real = real
         self.bank_views = bank_views
@@ -165,7 +167,7 @@ class Distiller(L.LightningModule):
             raise UserError(
                 "--model.soft_labels=true: this objective knows classes only. Use ridge or lgm, or leave the flag out."
             )
-        if bank_views and self.augmentation is None:
+        if bank_views and (augmentation is None or not views):
             raise UserError(
                 f"--model.bank_views={bank_views} needs --model.augmentation and --model.views: nothing is to vary."
             )
@@ -176,6 +178,11 @@ class Distiller(L.LightningModule):
     def num_images(self) -> int:
         """Number n of synthetic images on all ranks."""
         return self.num_classes * self.ipc
+
+    @property
+    def rows_of_image(self) -> int:
+        """Rows that an image has in a step: the clean one, if an objective looks at it, and its augmented views."""
+        return self.clean + self.views
 
     @property
     def labels(self) -> Tensor:
@@ -201,7 +208,7 @@ class Distiller(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         if stage == "fit" and self.real == "online":
-            images, batch_size = data.splits["train"], self.num_images * self.views
+            images, batch_size = data.splits["train"], self.num_images * max(self.views, 1)
             clean = self.augmentation is None
             size = self.crop_size if clean else self.image_size
             data.batch_of_step = OnlineBatches(images, batch_size, size, self.seed, clean, rank, ranks)
@@ -215,7 +222,10 @@ class Distiller(L.LightningModule):
         clean = embed_views(self.backbone, images, self.crop_size, **common)
         y = torch.from_numpy(images.labels)
         self.objective.prepare(LabelledEmbeddings(clean[0], y), self.device)
-        if self.real == "bank":
+        self.banks: dict[View, Bank] = {}
+        if self.clean and (self.real == "bank" or self.views):
+            self.banks["clean"] = Bank(clean, y, self.bank_batch_size, self.seed, self.device)
+        if self.views and self.real == "bank":
             z = clean
             if self.bank_views:
                 z = embed_views(
@@ -228,23 +238,23 @@ class Distiller(L.LightningModule):
                     seed=self.seed,
                     **common,
                 )
-            self.bank = Bank(z, y, self.bank_batch_size, self.seed, self.device)
+            self.banks["augmented"] = Bank(z, y, self.bank_batch_size, self.seed, self.device)
         if self.chunk_size is None:
             self.rows_at_once = self.largest_chunk()
 
     def largest_chunk(self) -> int:
         """How many views can be embedded at once, once all levels of the pyramid exist."""
-        rows, kept = len(self.mine) * self.views, self.bytes_of_images()
+        rows, kept = len(self.mine) * self.rows_of_image, self.bytes_of_images()
         return memory.largest_chunk(rows, self.bytes_of_row(), self.device, kept, self._sharers())
 
     def bytes_of_row(self) -> int:
         """What a chunk keeps of one more view for its backward pass, at most: of another image."""
-        last = self.views - 1 if len(self.mine) > 1 else 0  # a view, after which another image's follows
+        last = self.rows_of_image - 1 if len(self.mine) > 1 else 0  # a view, after which another image's follows
         self._zero_gradients()
         embed = self.view_embedder(0)
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             one = memory.saved_bytes(lambda: embed(slice(last, last + 1)))
-            alone = len(self.mine) * self.views == 1
+            alone = len(self.mine) * self.rows_of_image == 1
             two = 2 * one if alone else memory.saved_bytes(lambda: embed(slice(last, last + 2)))
         self.pyramid.zero_grad()
         return two - one
@@ -299,7 +309,6 @@ class Distiller(L.LightningModule):
         optimizer.zero_grad()
         self._zero_gradients()
         real = self.real_embeddings(step, batch)
-        labels = self.labels.repeat_interleave(self.views)
 
         # Like the loss, what the objective learns and the soft labels of all images are the same on every rank.
         learnt: list[Tensor] = self.learnt_by_objective()
@@ -307,18 +316,15 @@ class Distiller(L.LightningModule):
 
         def loss_of(z: Tensor) -> Tensor:
             generator = keyed_generator(self.seed, "objective", step)
-            targets = None if soft is None else soft.repeat_interleave(self.views, 0)
-            synthetic = LabelledEmbeddings(z, labels, self.views, targets)
-            reference = LabelledEmbeddings(real.z.to(z.dtype), real.y)
-            loss: Tensor = self.objective(synthetic, reference, self.num_classes, generator)
-            return loss
+            reference = Views(*(part and part._replace(z=part.z.to(z.dtype)) for part in real))
+            return self.objective.loss(self.by_view(z, soft), reference, self.num_classes, generator)
 
         loss, gradients = backpropagate_in_chunks(
             self.view_embedder(step),
-            rows=len(self.mine) * self.views,
+            rows=len(self.mine) * self.rows_of_image,
             chunk_size=self.rows_at_once,
-            gather=lambda z: gather_rows(z, self.num_images, self.views),
-            first_row=self.mine.start * self.views,
+            gather=lambda z: gather_rows(z, self.num_images, self.rows_of_image),
+            first_row=self.mine.start * self.rows_of_image,
             loss_of=loss_of,
             backward=self.manual_backward,
             leaves=learnt if soft is None else [*learnt, soft],
@@ -353,21 +359,50 @@ class Distiller(L.LightningModule):
             level.grad = torch.zeros_like(level)
 
     def view_embedder(self, step: int) -> Callable[[slice], Tensor]:
-        """A function that embeds some rows: row r is view r % views of this rank's image r // views."""
-        views, parameters = self.views, None
+        """A function that embeds some rows: row r shows this rank's image r // R, R rows each, the clean one first."""
+        rows_of_image, views, parameters = self.rows_of_image, self.views, None
         if self.augmentation is not None:
             everyone = self.augmentation.draw(self.num_images * views, self.image_size, self.seed, "synthetic", step)
             parameters = everyone[self.mine.start * views : self.mine.stop * views]
 
+        def clean_before(row: int) -> int:
+            return -(-row // rows_of_image) if self.clean else 0
+
         def embed(part: slice) -> Tensor:
-            first, end = part.start // views, -(-part.stop // views)
+            first, end = part.start // rows_of_image, -(-part.stop // rows_of_image)
             images = self.pyramid.decode(slice(first, end))
-            if len(images) < part.stop - part.start:
-                shown = torch.arange(part.start, part.stop, device=images.device) // views - first
-                images = images.index_select(0, shown)
-            return self._embed(self._view(images, None if parameters is None else parameters[part]))
+            rows = torch.arange(part.start, part.stop)
+            clean = rows % rows_of_image == 0 if self.clean else torch.zeros(len(rows), dtype=torch.bool)
+
+            def shown(chosen: Tensor) -> Tensor:
+                of = rows[chosen] // rows_of_image - first
+                if of.equal(torch.arange(len(images))):
+                    return images
+                return images.index_select(0, memory.to_device(of, images.device))
+
+            if parameters is None or bool(clean.all()):
+                return self._embed(self._view(shown(clean), None))
+            augmented = parameters[part.start - clean_before(part.start) : part.stop - clean_before(part.stop)]
+            pixels = self._view(shown(~clean), augmented)
+            if clean.any():
+                both = torch.cat([self._view(shown(clean), None), pixels])
+                order = torch.cat([clean.nonzero(), (~clean).nonzero()])[:, 0].argsort()
+                pixels = both.index_select(0, memory.to_device(order, both.device))
+            return self._embed(pixels)
 
         return embed
+
+    def by_view(self, z: Tensor, targets: Tensor | None) -> Views:
+        """Rows (n R, D) of all images with their labels, by what they show."""
+        rows = z.unflatten(0, (self.num_images, self.rows_of_image))
+
+        def labelled(z: Tensor) -> LabelledEmbeddings:
+            views = z.shape[1]
+            soft = None if targets is None else targets.repeat_interleave(views, 0)
+            return LabelledEmbeddings(z.flatten(0, 1), self.labels.repeat_interleave(views), views, soft)
+
+        clean = labelled(rows[:, :1]) if self.clean else None
+        return Views(clean, labelled(rows[:, self.clean :]) if self.views else clean)
 
     def _view(self, images: Tensor, parameters: AugmentationParameters | None) -> Tensor:
         """What the backbone sees of images (N, 3, S, S): augmented views, or the clean centre."""
@@ -382,10 +417,15 @@ class Distiller(L.LightningModule):
         return z if z.dtype == torch.float64 else z.float()
 
     @torch.no_grad()
-    def real_embeddings(self, step: int, batch: Any) -> LabelledEmbeddings:
-        """Real embeddings of a step: from the bank, or of the batch's images, each rank embedding its share."""
-        if self.real == "bank":
-            return self.bank(step)
+    def real_embeddings(self, step: int, batch: Any) -> Views:
+        """Real embeddings of a step: from the banks, or of the batch's images, each rank embedding its share."""
+        banks = {view: bank(step) for view, bank in self.banks.items()}
+        if self.real == "online":
+            banks["augmented" if self.views else "clean"] = self._embed_batch(step, batch)
+        clean = banks.get("clean")
+        return Views(clean, banks.get("augmented", clean))
+
+    def _embed_batch(self, step: int, batch: Any) -> LabelledEmbeddings:
         _, pixels, y = batch  # this rank's images, and the labels of all
         parameters = None
         if self.augmentation is not None:

@@ -160,6 +160,36 @@ def test_no_views_is_the_clean_image():
     assert_equal(fit(steps=3, views=0), fit(steps=3, augmentation=None))
 
 
+class Records(LinearGradientMatching):
+    """Keeps what it was shown."""
+
+    def forward(self, synthetic, real, num_classes, generator):
+        self.shown = synthetic, real
+        return super().forward(synthetic, real, num_classes, generator)
+
+
+def test_each_term_is_shown_the_view_that_it_looks_at():
+    clean, augmented = Records(heads=2, view="clean"), Records(heads=2)
+    module = distiller(
+        ImageDataModule("digits"), WeightedSum([clean, augmented], [1.0, 1.0]), views=3, bank_views=2, lr=1e-12
+    )
+    trainer(1).fit(module, datamodule=ImageDataModule("digits"))
+    (synthetic, real), (views, real_views) = clean.shown, augmented.shown
+    images = module.pyramid.decode()
+    torch.testing.assert_close(synthetic.z, module.backbone(images), rtol=0, atol=1e-5)
+    assert synthetic.views == 1 and synthetic.y.tolist() == list(range(10))
+    assert views.views == 3 and views.y.tolist() == [label for label in range(10) for _ in range(3)]
+    parameters = module.augmentation.draw(30, 32, module.seed, "synthetic", 0)
+    seen = module.augmentation.apply(images.repeat_interleave(3, 0), parameters, 32)
+    torch.testing.assert_close(views.z, module.backbone(seen), rtol=0, atol=1e-5)
+    assert len(real.z) == 899 and len(real_views.z) == 2 * 899
+
+
+def test_an_objective_of_clean_images_ignores_views():
+    few, none = (fit(steps=3, objective=Ridge(), views=views) for views in (2, 0))
+    assert_equal(few, none)
+
+
 def test_how_often_one_validates_does_not_change_the_images():
     never = fit(steps=6)
     often = fit(
@@ -171,9 +201,13 @@ def test_how_often_one_validates_does_not_change_the_images():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7])
-@pytest.mark.parametrize("settings", [{}, {"views": 0}, {"parameterisation": "pixels"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"views": 0}, {"parameterisation": "pixels"}, {"mixed": True}], ids=str)
 def test_the_gradient_does_not_depend_on_the_chunk_size(chunk_size, settings):
-    """Seven rows of two views: chunks begin and end within an image."""
+    """Seven rows of two views, or of one clean row and two views: chunks begin and end within an image."""
+    settings = dict(settings)
+    if settings.pop("mixed", False):
+        terms = [LinearGradientMatching(heads=4, view="clean"), LinearGradientMatching(heads=4)]
+        settings["objective"] = WeightedSum(terms, [0.5, 1.0])
     for precision, tolerance in (("64-true", 1e-12), ("32-true", 1e-6)):
         both = [
             fit(steps=1, lr=1e-3, chunk_size=size, trainer_settings={"precision": precision}, **settings)

@@ -126,7 +126,7 @@ def step(objective: Objective, **settings: Any) -> None:
             return original(batch, batch_idx)
         roots = [*module.parameters(), *module.buffers()]
         if settings.get("real") != "online" and "bank_batch_size" not in settings:
-            roots += [module.bank(batch).z, module.bank(batch).y]
+            roots += [part for bank in module.banks.values() for part in (bank(batch).z, bank(batch).y)]
         for term in in_context:
             roots += [term._protocol.mean, term._protocol.projection]
             roots += term._tabicls[0].model.state_dict().values()
@@ -162,8 +162,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*man
         (TrajectoryMatching(heads=2, probe_steps=20), {"views": 1}),
         (Ridge(), {"views": 1}),
         (InContext(queries=8, members=3), {"views": 0, "ipc": 2}),
-        (InContext(queries=8, balanced=True), {"views": 2}),
+        (InContext(queries=8, balanced=True, view="augmented"), {"views": 2}),
         (WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0], [0.0, 0.5]), {"views": 0}),
+        (WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0]), {"views": 2}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Objective) else str(value),
 )

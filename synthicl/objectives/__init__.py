@@ -7,7 +7,7 @@ images nor backbones. Plain PyTorch.
 from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.in_context import InContext
 from synthicl.objectives.linear_probe import probe_gradient
-from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.objective import LabelledEmbeddings, Objective, View, Views
 from synthicl.objectives.ridge import Ridge
 from synthicl.objectives.trajectory_matching import TrajectoryMatching
 from synthicl.objectives.weighted_sum import WeightedSum
@@ -19,6 +19,8 @@ __all__ = [
     "Objective",
     "Ridge",
     "TrajectoryMatching",
+    "View",
+    "Views",
     "WeightedSum",
     "probe_gradient",
 ]

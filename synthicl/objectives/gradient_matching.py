@@ -14,7 +14,7 @@ from torch import Tensor
 
 from synthicl.errors import UserError
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
-from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.objective import LabelledEmbeddings, Objective, View
 from synthicl.randomness import device_generator
 
 
@@ -30,6 +30,7 @@ class LinearGradientMatching(Objective):
             side drags balanced synthetic images off the class means.
         head_init: ``normal`` is N(0, head_std^2) without bias; ``linear`` is torch.nn.Linear's default, uniform in
             +- 1 / sqrt(D), bias included: the paper's appendix A.1. ``head_std`` and ``logit_std`` do not apply to it.
+        view: what of the images is matched: ``augmented`` views, as in the reference, or the ``clean`` image.
 
     Raises:
         UserError: no heads.
@@ -44,6 +45,7 @@ class LinearGradientMatching(Objective):
         logit_std: float | None = None,
         balanced: bool = True,
         head_init: Literal["normal", "linear"] = "normal",
+        view: View = "augmented",
     ) -> None:
         super().__init__()
         if heads < 1:
@@ -53,6 +55,7 @@ class LinearGradientMatching(Objective):
         self.logit_std = logit_std
         self.balanced = balanced
         self.head_init = head_init
+        self.view = view
 
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator

@@ -23,7 +23,7 @@ from synthicl.in_context.differentiable import DifferentiableTabICL, Member, ran
 from synthicl.in_context.protocol import Protocol as FittedProtocol
 from synthicl.memory import to_device
 from synthicl.objectives.linear_probe import class_balanced_weight
-from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective
+from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective, View
 
 FLAG = "--model.objective: checkpoints"
 
@@ -50,6 +50,7 @@ class InContext(Objective):
         recompute: whether TabICL's activations are computed again in the backward pass, for one view and member at a
             time: less memory for more time. They grow with views x (rows + queries) x columns; classes are limited by
             TabICL's outputs.
+        view: what the context is made of; the ``clean`` row is the one that TabICL is given in the end.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class InContext(Objective):
         members: int = 1,
         balanced: bool = False,
         recompute: bool = False,
+        view: View = "clean",
     ) -> None:
         super().__init__()
         for flag, value in (("queries", queries), ("members", members)):
@@ -69,6 +71,7 @@ class InContext(Objective):
         self.members = members
         self.balanced = balanced
         self.recompute = recompute
+        self.view = view
         self._model_paths = [obtain(checkpoint_asset(name, flags=(FLAG, FLAG))) for name in checkpoints or []]
         for path in self._model_paths:
             check_checkpoint(path, FLAG)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
+View = Literal["clean", "augmented"]
+"""What the backbone is shown of an image: its clean centre, as a context row is, or augmented views."""
 
 
 class LabelledEmbeddings(NamedTuple):
@@ -27,6 +29,27 @@ class LabelledEmbeddings(NamedTuple):
     targets: Tensor | None = None
 
 
+class Views(NamedTuple):
+    """Embeddings of the same images by what the backbone was shown; None for what no objective of the run looks at.
+
+    Without augmentation (``--model.views=0``) both are the clean ones.
+    """
+
+    clean: LabelledEmbeddings | None = None
+    augmented: LabelledEmbeddings | None = None
+
+    def of(self, view: View) -> LabelledEmbeddings:
+        """The embeddings of a view.
+
+        Raises:
+            ValueError: they were not made, because `Objective.looks_at` did not ask for them.
+        """
+        found = self.clean if view == "clean" else self.augmented
+        if found is None:
+            raise ValueError(f"no {view} views: the objective's looks_at() does not name them")
+        return found
+
+
 class Objective(nn.Module, ABC):
     """A scalar function of synthetic and real embeddings, to be minimised by the synthetic images.
 
@@ -34,9 +57,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         uses_targets: whether it can use soft labels.
+        view: what it looks at.
     """
 
     uses_targets: bool = False
+    view: View = "augmented"
 
     def __repr__(self) -> str:
         """Name and plain settings: what identifies an objective in results and cards."""
@@ -56,6 +81,15 @@ class Objective(nn.Module, ABC):
     def advance(self, progress: float) -> None:
         """Take note of the share of the run that is over, in [0, 1); called before each step."""
 
+    def looks_at(self) -> set[View]:
+        """What the backbone must be shown for it."""
+        return {self.view}
+
+    def loss(self, synthetic: Views, real: Views, num_classes: int, generator: torch.Generator) -> Tensor:
+        """The loss of one step on the view that it looks at; see `forward`."""
+        loss: Tensor = self(synthetic.of(self.view), real.of(self.view), num_classes, generator)
+        return loss
+
     @abstractmethod
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
@@ -63,7 +97,8 @@ class Objective(nn.Module, ABC):
         """Compute the loss of one step.
 
         Args:
-            synthetic: embeddings of all synthetic images and views; the loss is differentiable with respect to ``z``.
+            synthetic: embeddings of all synthetic images, a row for each view of each; the loss is differentiable with
+                respect to ``z``.
             real: embeddings of real images.
             num_classes: C.
             generator: CPU generator of this step's random draws, a function of (seed, step) alone.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from synthicl.errors import UserError
 from synthicl.objectives.linear_probe import class_balanced_weight, one_hot
-from synthicl.objectives.objective import LabelledEmbeddings, Objective
+from synthicl.objectives.objective import LabelledEmbeddings, Objective, View
 from synthicl.ridge import ridge_weights
 
 
@@ -30,17 +30,21 @@ class Ridge(Objective):
         regularisation: lambda at the start, relative to the rows' spread; see `ridge_weights`.
         logit_scale: what scores are multiplied by before the softmax, at the start.
         learnt: whether both are learnt; False keeps them.
+        view: what the classifier is fitted on; the ``clean`` row is the one that is exported.
     """
 
     uses_targets = True
 
-    def __init__(self, regularisation: float = 1.0, logit_scale: float = 8.0, learnt: bool = True) -> None:
+    def __init__(
+        self, regularisation: float = 1.0, logit_scale: float = 8.0, learnt: bool = True, view: View = "clean"
+    ) -> None:
         if regularisation <= 0 or logit_scale <= 0:
             raise UserError("--model.objective: regularisation and logit_scale must be greater than 0.")
         super().__init__()
         self.regularisation = regularisation
         self.logit_scale = logit_scale
         self.learnt = learnt
+        self.view = view
         self.log_regularisation = nn.Parameter(torch.tensor(math.log(regularisation)), requires_grad=learnt)
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)), requires_grad=learnt)
 

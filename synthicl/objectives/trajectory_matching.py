@@ -19,7 +19,7 @@ from synthicl.errors import UserError
 from synthicl.memory import to_device
 from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
-from synthicl.objectives.objective import CPU, LabelledEmbeddings
+from synthicl.objectives.objective import CPU, LabelledEmbeddings, View
 from synthicl.randomness import keyed_generator
 
 
@@ -36,6 +36,7 @@ class TrajectoryMatching(LinearGradientMatching):
         probe_steps: length of a trajectory, in steps of gradient descent.
         head_std: standard deviation of the heads' weights at the start.
         balanced: weigh the real rows so that every class counts the same.
+        view: what of the images is matched.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class TrajectoryMatching(LinearGradientMatching):
         probe_steps: int = 1000,
         head_std: float = 0.01,
         balanced: bool = True,
+        view: View = "augmented",
     ) -> None:
         if starts < 1 or snapshots < 2 or probe_steps < snapshots:
             raise UserError(
                 f"--model.objective: {starts} starts, {snapshots} snapshots in {probe_steps} probe_steps. Start at "
                 "least once, and record at least 2 heads and at most one each step."
             )
-        super().__init__(heads=heads, head_std=head_std, balanced=balanced)
+        super().__init__(heads=heads, head_std=head_std, balanced=balanced, view=view)
         self.starts = starts
         self.snapshots = snapshots
         self.probe_steps = probe_steps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from synthicl.errors import UserError
-from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective
+from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective, View, Views
 
 
 class WeightedSum(Objective):
@@ -18,7 +18,7 @@ class WeightedSum(Objective):
     curriculum (Bengio et al., Curriculum Learning, ICML 2009, https://doi.org/10.1145/1553374.1553380).
 
     Args:
-        terms: the objectives.
+        terms: the objectives; each is shown the view of the images that it looks at.
         weights: one for each.
         starts: for each the share of the run's steps, in [0, 1), after which it joins; it is not computed before. None
             for all from the beginning. A run that goes on to a larger ``--trainer.max_steps`` is less far than it was,
@@ -62,13 +62,21 @@ class WeightedSum(Objective):
         for term in self.terms:
             cast(Objective, term).advance(progress)
 
-    def forward(
-        self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
-    ) -> Tensor:
-        """Compute the loss; see `Objective`."""
+    def looks_at(self) -> set[View]:
+        """What any of the terms looks at."""
+        return {view for term in self.terms for view in cast(Objective, term).looks_at()}
+
+    def loss(self, synthetic: Views, real: Views, num_classes: int, generator: torch.Generator) -> Tensor:
+        """Compute the loss, each term on the view that it looks at; see `Objective`."""
         losses = [
-            weight * term(synthetic, real, num_classes, generator)
+            weight * cast(Objective, term).loss(synthetic, real, num_classes, generator)
             for weight, term, start in zip(self.weights, self.terms, self.starts, strict=True)
             if self._progress >= start
         ]
         return torch.stack(losses).sum()
+
+    def forward(
+        self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
+    ) -> Tensor:
+        """Compute the loss with the same embeddings for every term, whatever it looks at."""
+        return self.loss(Views(synthetic, synthetic), Views(real, real), num_classes, generator)
