@@ -39,22 +39,29 @@ class Asset:
         flag: the command-line flag that supplies a local copy.
         places: where it is looked for, in order.
         source: the address it comes from; empty where it can only be supplied by hand.
+        package: a package on PyPI that brings it along; empty where there is none.
     """
 
     what: str
     flag: str
     places: tuple[Path, ...]
     source: str = ""
+    package: str = ""
 
     def find(self) -> Path | None:
         """The first place that exists, or None."""
         return next((place for place in self.places if place.exists()), None)
 
     def missing_line(self) -> str:
-        """One line: what is missing, where it was looked for, where it comes from, the flag."""
+        """One line: what is missing, where it was looked for, where it comes from, how to supply it."""
         looked = ", ".join(str(place) for place in self.places)
         origin = f"; it comes from {self.source}, which is out of reach" if self.source else ""
-        return f"{self.what}: not found (looked for {looked}{origin}). Supply it with {self.flag}=PATH."
+        return f"{self.what}: not found (looked for {looked}{origin}). {self.remedy()}"
+
+    def remedy(self) -> str:
+        """A sentence: the package that brings it along, if there is one, and the flag."""
+        install = f"Install it with pip install {self.package}, or supply" if self.package else "Supply"
+        return f"{install} it with {self.flag}=PATH."
 
 
 def reachable(url: str, timeout: float = NETWORK_TIMEOUT) -> bool:
