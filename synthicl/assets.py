@@ -39,22 +39,28 @@ class Asset:
         flag: the command-line flag that supplies a local copy.
         places: where it is looked for, in order.
         source: the address it comes from; empty where it can only be supplied by hand.
+        package: a package on PyPI that brings it along; empty where there is none.
     """
 
     what: str
     flag: str
     places: tuple[Path, ...]
     source: str = ""
+    package: str = ""
 
     def find(self) -> Path | None:
         """The first place that exists, or None."""
         return next((place for place in self.places if place.exists()), None)
 
     def missing_line(self) -> str:
-        """One line: what is missing, where it was looked for, where it comes from, the flag."""
+        """One line: what is missing, where it was looked for, where it comes from, how to supply it."""
         looked = ", ".join(str(place) for place in self.places)
         origin = f"; it comes from {self.source}, which is out of reach" if self.source else ""
-        return f"{self.what}: not found (looked for {looked}{origin}). Supply it with {self.flag}=PATH."
+        return f"{self.what}: not found (looked for {looked}{origin}). Supply it with {self.remedy()}."
+
+    def remedy(self) -> str:
+        """What supplies it: the flag, and the package if there is one."""
+        return f"{self.flag}=PATH" + (f" or pip install {self.package}" if self.package else "")
 
 
 def reachable(url: str, timeout: float = NETWORK_TIMEOUT) -> bool:
@@ -80,18 +86,22 @@ def reachable(url: str, timeout: float = NETWORK_TIMEOUT) -> bool:
     return connected.is_set()
 
 
+def out_of_reach(assets: Iterable[Asset]) -> list[Asset]:
+    """The assets that neither lie on disk nor can be downloaded, in their order."""
+    absent = [asset for asset in assets if asset.find() is None]
+    with ThreadPoolExecutor(max(len(absent), 1)) as pool:
+        can_download = list(pool.map(lambda asset: bool(asset.source) and reachable(asset.source), absent))
+    return [asset for asset, ok in zip(absent, can_download, strict=True) if not ok]
+
+
 def require(assets: Iterable[Asset]) -> None:
     """Check that every asset lies on disk or can be downloaded.
 
     Raises:
         UserError: one line for each asset that is neither.
     """
-    absent = [asset for asset in assets if asset.find() is None]
-    with ThreadPoolExecutor(max(len(absent), 1)) as pool:
-        can_download = list(pool.map(lambda asset: bool(asset.source) and reachable(asset.source), absent))
-    lines = [asset.missing_line() for asset, ok in zip(absent, can_download, strict=True) if not ok]
-    if lines:
-        raise UserError("\n".join(lines))
+    if missing := out_of_reach(assets):
+        raise UserError("\n".join(asset.missing_line() for asset in missing))
 
 
 def obtain(asset: Asset) -> Path:
@@ -129,5 +139,5 @@ def _download(asset: Asset) -> Iterator[bytes]:
             raise ConnectionError(f"it broke off after {received} of {expected} bytes")
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
-            f"{asset.source}: download failed ({error}). Run again, or supply the file with {asset.flag}=PATH."
+            f"{asset.source}: download failed ({error}). Run again, or supply the file with {asset.remedy()}."
         ) from error

@@ -32,7 +32,7 @@ def _train(args: list[str]) -> None:
     if args and not args[0].startswith("-"):
         args = preflight.expand(args)
         if not {"-h", "--help", "--print_config"} & set(args):
-            preflight.check(preflight.settings(args))
+            preflight.check_training(preflight.settings(args))
     from synthicl.training import run
 
     run(args)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from synthicl.assets import require
+from synthicl.assets import Asset, out_of_reach, require
 from synthicl.backbones import backbone_spec
 from synthicl.data.datasets import dataset_spec
 from synthicl.errors import UserError
@@ -22,6 +22,7 @@ from synthicl.in_context.checkpoint import checkpoint_asset
 from synthicl.run_folder import CONTEXT_FILE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+INSTALLED_BACKBONE = "efficientnet_lite0"  # for photographs; its weights are a Python package
 
 
 def config_names(kind: str) -> list[str]:
@@ -233,6 +234,28 @@ def check_evaluation(args: list[str]) -> None:
         check(subject_config(what, {flag: given.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})[1])
 
 
+def check_training(found: Mapping[str, Any]) -> None:
+    """`check` for a run that is to begin or to go on; one that begins may choose a backbone that is on disk.
+
+    Args:
+        found: settings as dotted names.
+
+    Raises:
+        UserError: one line for each thing that is missing, and one that names that backbone, if it is on disk and a
+            backbone that would be downloaded is missing.
+    """
+    missing = out_of_reach(needed(found))
+    lines = [asset.missing_line() for asset in missing]
+    downloaded = any(asset.flag == "--backbone.weights" and asset.source for asset in missing)
+    if downloaded and not found.get("ckpt_path") and backbone_spec(INSTALLED_BACKBONE).weights.find():
+        lines.append(
+            f"No download is needed with -c configs/backbone/{INSTALLED_BACKBONE}.yaml: a network for photographs that "
+            "is installed, and the bundled TabICL."
+        )
+    if lines:
+        raise UserError("\n".join(lines))
+
+
 def check(found: Mapping[str, Any]) -> None:
     """Check that the names are known and that every file is there or can be downloaded.
 
@@ -242,10 +265,19 @@ def check(found: Mapping[str, Any]) -> None:
     Raises:
         UserError: one line for each thing that is missing.
     """
-    assets = []
+    require(needed(found))
+
+
+def needed(found: Mapping[str, Any]) -> list[Asset]:
+    """The files that settings, as dotted names, ask for: images, weights of the backbone, TabICL's checkpoint.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    assets: list[Asset] = []
     if name := found.get("data.name"):
         assets += dataset_spec(name).assets(Path(found.get("data.root") or "data"))
     if name := found.get("backbone.name"):
         assets.append(backbone_spec(name).weights_asset(found.get("backbone.weights")))
     assets.append(checkpoint_asset(found.get("tabicl.checkpoint", "mini"), found.get("tabicl.model_path")))
-    require(assets)
+    return assets

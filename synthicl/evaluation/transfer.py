@@ -22,7 +22,7 @@ from torch import Tensor
 from synthicl import selection
 from synthicl.backbones import models
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.backbones.models.mini import REGISTERED as BUNDLED
+from synthicl.backbones.models import efficientnet, mini
 from synthicl.data.transforms import centre_square, crop_centre
 from synthicl.embeddings import BATCH_SIZE
 from synthicl.errors import UserError
@@ -38,6 +38,7 @@ from synthicl.registry import lookup, registered
 
 REFERENCES = ("class_mean", "centroid", "random")
 PROBES = ("tabicl", "linear")
+FAMILIES = (mini.REGISTERED, efficientnet.REGISTERED)  # whose weights come with the project or with a package
 
 
 def transfer(
@@ -55,7 +56,8 @@ def transfer(
     Args:
         subject: what is evaluated.
         results: where rows go.
-        backbones: which embed; None for those that images were distilled with and, beside a bundled one, the other.
+        backbones: which embed; None for those that images were distilled with and, where they need no download, the
+            others of their families.
         runs: folders of further runs on the same dataset: more rows of the matrix.
         weights: files of weights of other backbones, for example dinov2_vitb14=/data/dinov2_vitb14_pretrain.pth.
         random_draws: how many real contexts are drawn at random.
@@ -68,7 +70,7 @@ def transfer(
     check(subject, sources)
     if backbones is None:
         own = [run.backbone.name for run in (subject, *sources)]
-        backbones = list(dict.fromkeys([*own, *(BUNDLED if set(own) & set(BUNDLED) else ())]))
+        backbones = list(dict.fromkeys([*own, *relatives(own)]))
     for backbone, crop_size in targets(subject, sources, backbones, files):
         if backbone is subject.backbone:
             train, queries = subject.embedded("train"), {split: subject.embedded(split) for split in QUERY_SPLITS}
@@ -154,6 +156,13 @@ def targets(
         else:
             backbone = FrozenBackbone(name, files.get(name)).to(subject.device)
             yield backbone, backbone.image_size
+
+
+def relatives(names: Sequence[str]) -> Iterator[str]:
+    """Members of the families of these backbones whose weights are on disk."""
+    for family in FAMILIES:
+        if set(names) & set(family):
+            yield from (name for name, spec in family.items() if spec.weights.find())
 
 
 def references(train: Embedded, ipc: int, random_draws: int) -> Iterator[Context]:

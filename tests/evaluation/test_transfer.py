@@ -1,12 +1,15 @@
 """The matrix on the bundled digits and backbones: PNGs give back the stored rows and their accuracy."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.backbones.models import efficientnet
 from synthicl.context_set import ContextSet
 from synthicl.data.transforms import centre_square
 from synthicl.errors import UserError
@@ -14,7 +17,7 @@ from synthicl.evaluation.compare import compare
 from synthicl.evaluation.embedded import Embedded
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.subject import Subject, embed
-from synthicl.evaluation.transfer import as_seen, embed_images, transfer
+from synthicl.evaluation.transfer import as_seen, embed_images, relatives, synthetic_as_seen, transfer
 from synthicl.in_context.protocol import fit_protocol
 from synthicl.preflight import subject_config
 from synthicl.probes.tabicl import TabICLProbe
@@ -133,6 +136,56 @@ def test_everything_in_a_column_is_embedded_by_its_backbone(matrix, runs):
     probe.fit(z, torch.arange(10))
     (row,) = results.select(split="test", probe="tabicl", context="synthetic (mini)", backbone="mini_conv")
     assert np.array_equal(probe.predict_proba(test.z).argmax(1), results.predictions[row.key])
+
+
+def test_relatives_are_those_on_disk(monkeypatch, tmp_path):
+    assert list(relatives(["mini_conv"])) == ["mini", "mini_conv"]
+    assert list(relatives(["dinov2_vitb14"])) == []
+    lite0, lite2 = efficientnet.REGISTERED.values()
+    (tmp_path / "weights").touch()
+    lite0 = replace(lite0, weights=replace(lite0.weights, places=(tmp_path / "weights",)))
+    lite2 = replace(lite2, weights=replace(lite2.weights, places=(tmp_path / "gone",)))
+    family = {"efficientnet_lite0": lite0, "efficientnet_lite2": lite2}
+    monkeypatch.setattr("synthicl.evaluation.transfer.FAMILIES", (family,))
+    assert list(relatives(["efficientnet_lite2"])) == ["efficientnet_lite0"]
+
+
+@pytest.mark.skipif(
+    not all(spec.weights.find() for spec in efficientnet.REGISTERED.values()), reason="no weights installed"
+)
+def test_images_of_one_efficientnet_are_seen_by_the_other_and_by_a_small_backbone(image_folder, tmp_path):
+    """At 128 px both look at them as they are."""
+    root = image_folder({f"{split}/{name}": 2 for split in ("train", "val", "test") for name in ("cat", "dog")})
+    names = tuple(efficientnet.REGISTERED)
+    folders = {}
+    for name in names:
+        asked = {"data.root": str(root), "data.num_workers": 0, "backbone.name": name, "tabicl.checkpoint": "mini"}
+        subject = Subject(tmp_path / name, subject_config("folder", asked)[1])
+        assert subject.crop_size == 128
+        images = torch.randint(256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        metadata = {
+            "dataset": "folder",
+            "backbone": name,
+            "backbone_weights": subject.backbone.fingerprint,
+            "crop_size": 128,
+            "objective": "Toy",
+            "tabicl_checkpoint": "mini",
+            "ipc": 1,
+            "seed": 0,
+        }
+        z = embed_images(subject.backbone, images)
+        protocol = fit_protocol("raw", subject.embedded("train").z, 1)
+        ContextSet(z, torch.arange(2), subject.data.class_names, protocol, images, metadata).save(tmp_path / name)
+        folders[name] = tmp_path / name
+    for made, other in (names, names[::-1]):
+        subject = subject_of(folders[made], tmp_path / "out", **{"data.root": str(root), "data.num_workers": 0})
+        seen = synthetic_as_seen(subject, FrozenBackbone(other), 128)
+        assert torch.equal(seen.z, ContextSet.load(folders[other]).embeddings)  # the images are the same
+        results = Results()
+        transfer(subject, results, random_draws=1)
+        assert {row.backbone for row in results.select(context=f"synthetic ({made})")} == set(names)
+        transfer(subject, results, backbones=("mini",), random_draws=1)
+        assert results.select(context=f"synthetic ({made})", backbone="mini")
 
 
 def test_what_is_measured_is_not_measured_again(matrix, runs):

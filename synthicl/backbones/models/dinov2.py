@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from synthicl.assets import Asset, cache_dir
 from synthicl.backbones.spec import BackboneSpec
+from synthicl.backbones.weight_files import FLAG, first_difference, first_names, misfit, read_tensors
 from synthicl.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor, nn
 
-FLAG = "--backbone.weights"
+ADVICE = "Give the official .pth or timm's model.safetensors."
 SOURCE = "https://dl.fbaipublicfiles.com/dinov2"  # dinov2/hub/utils.py
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: dinov2/data/transforms.py
 REGISTERS = 4  # Darcet et al. 2023, https://arxiv.org/abs/2309.16588
@@ -152,9 +153,9 @@ def load(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: the file cannot be read, holds Python objects, or holds the weights of another network.
     """
-    state = _with_timm_names(_read(path), path)
+    state = _with_timm_names(read_tensors(path, ADVICE), path)
     expected = network.state_dict()
-    fault = _first_difference(state, expected)
+    fault = first_difference(state, expected)
     if fault:
         raise UserError(
             f"{FLAG}={path}: holds {_describe(state)}, this backbone is {_describe(expected)} ({fault}). "
@@ -163,37 +164,11 @@ def load(network: nn.Module, path: Path) -> None:
     network.load_state_dict(state)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file; its format is told from its first bytes, and no code in it is run."""
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise _misfit(path, f"cannot be read ({error.strerror})") from error
-    is_safetensors = head[8:] == b"{"  # eight bytes of length, then JSON
-    if not is_safetensors and head[:2] not in {b"PK", b"\x80\x02"}:  # zip archive; PyTorch's pickle before 1.6
-        raise _misfit(path, f"neither PyTorch nor safetensors weights (begins with {head!r})")
-    try:
-        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises nearly anything, AssertionError and IndexError included
-        foreign = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
-        if foreign:
-            raise _misfit(path, f"refused: holds the Python object {foreign[1]}, which could run code") from error
-        raise _misfit(path, f"damaged or cut short ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        found = _first_names(state) if isinstance(state, dict) else type(state).__name__
-        raise _misfit(path, f"not a plain table of tensors (found {found})")
-    return state
-
-
 def _with_timm_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Translate the official names, none of which timm uses; what has timm's names passes unchanged."""
     dimensions = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4}
     if any(name not in state or state[name].ndim != count for name, count in dimensions.items()):
-        raise _misfit(path, f"not DINOv2 with the official names or timm's (found {_first_names(state)})")
+        raise misfit(path, f"not DINOv2 with the official names or timm's (found {first_names(state)})", ADVICE)
     swiglu = {"w12": "fc1", "w3": "fc2"}
     renamed = {re.sub(r"(?<=\.mlp\.)(w12|w3)", lambda found: swiglu[found[0]], name): state[name] for name in state}
     renamed.pop("mask_token", None)  # used in pre-training only
@@ -202,23 +177,6 @@ def _with_timm_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
     return renamed
-
-
-def _misfit(path: Path, found: str) -> UserError:
-    return UserError(f"{FLAG}={path}: {found}. Give the official .pth or timm's model.safetensors.")
-
-
-def _first_names(table: Mapping[Any, object]) -> str:
-    return ", ".join(map(str, list(table)[:3])) or "nothing"
-
-
-def _first_difference(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    for name, tensor in expected.items():
-        if name not in state:
-            return f"{name} is missing"
-        if state[name].shape != tensor.shape:
-            return f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-    return next((f"{name} has no place" for name in state if name not in expected), "")
 
 
 def _describe(state: Mapping[str, Tensor]) -> str:
