@@ -1,6 +1,6 @@
 """`folder`: one's own images, one subfolder per class.
 
-``--data.root`` is either the folder of the classes, split 60 / 20 / 20 with seed 0, or a folder with ``train`` and
+``--data.root`` is either the folder of the classes, split 60 / 20 / 20, or a folder with ``train`` and
 ``test`` (and perhaps ``val``) that each hold the classes. Where only ``train`` and ``val`` are given, ``val`` is the
 test split, and a stratified tenth of ``train`` is held out as ``val``.
 """
@@ -50,7 +50,7 @@ def scan(root: Path, class_names: list[str]) -> LabelledImages:
     return LabelledImages(paths, np.array(labels, dtype=np.int64))
 
 
-def load(root: Path) -> ImageDataset:
+def load(root: Path, split_seed: int = 0) -> ImageDataset:
     """Find the images of a folder dataset and split them.
 
     Raises:
@@ -77,19 +77,20 @@ def load(root: Path) -> ImageDataset:
                 f"--data.root={root}: no images in class folder {train_root / name}. Add some, or remove it."
             )
     if not has_splits:
-        parts = stratified_split(train.labels, FRACTIONS)
+        parts = stratified_split(train.labels, FRACTIONS, split_seed)
         return ImageDataset({name: train.take(indices) for name, indices in parts.items()}, class_names)
-    return with_val(
-        {name: scan(root / name, class_names) for name in ("val", "test") if (root / name).is_dir()}, train, class_names
-    )
+    held_out = {name: scan(root / name, class_names) for name in ("val", "test") if (root / name).is_dir()}
+    return with_val(held_out, train, class_names, split_seed)
 
 
-def with_val(held_out: dict[str, LabelledImages], train: LabelledImages, class_names: list[str]) -> ImageDataset:
+def with_val(
+    held_out: dict[str, LabelledImages], train: LabelledImages, class_names: list[str], split_seed: int
+) -> ImageDataset:
     """Complete train and one or two held-out splits to train, val and test (see the module's docstring)."""
     if set(held_out) == {"val", "test"}:
         return ImageDataset({"train": train, **held_out}, class_names)
     (test,) = held_out.values()
-    parts = stratified_split(train.labels, VAL_OF_TRAIN)
+    parts = stratified_split(train.labels, VAL_OF_TRAIN, split_seed)
     return ImageDataset(
         {"train": train.take(parts["train"]), "val": train.take(parts["val"]), "test": test}, class_names
     )

@@ -44,7 +44,7 @@ def assets(root: Path, size: str) -> list[Asset]:
     return [Asset(f"Imagenette ({size})", "--data.root", (unpacked, archive), SOURCE.format(folder))]
 
 
-def load(root: Path, size: str) -> ImageDataset:
+def load(root: Path, split_seed: int, size: str) -> ImageDataset:
     """Find Imagenette; where there is no folder the archive is unpacked, and downloaded before if need be.
 
     Raises:
@@ -62,7 +62,7 @@ def load(root: Path, size: str) -> ImageDataset:
         if missing:
             raise UserError(f"--data.root: {folder / split} lacks {', '.join(missing)}. Unpack the archive again.")
         splits[split] = scan(folder / split, list(CLASSES))
-    return with_val({"test": splits["val"]}, splits["train"], list(CLASSES.values()))
+    return with_val({"test": splits["val"]}, splits["train"], list(CLASSES.values()), split_seed)
 
 
 def unpack(archive: Path, folder: Path) -> None:
