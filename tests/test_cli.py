@@ -683,7 +683,7 @@ def test_evaluate_says_what_is_wrong(tmp_path, capsys):
     expected = "neither a folder with a context set (context.safetensors, made by a finished run) nor a dataset. Name a"
     assert expected in capsys.readouterr().err
     assert evaluate(["compare", "digitz"]) == 2
-    assert "or one of: digits, folder, imagenette" in capsys.readouterr().err
+    assert "or one of: digits, folder, groceries" in capsys.readouterr().err
 
 
 def test_evaluate_names_flags_that_it_takes(finished, tmp_path, capsys):

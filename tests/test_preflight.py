@@ -119,7 +119,7 @@ def test_split_of_a_run(tmp_path, config):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"data.name": "digitz"}, r"^--data\.name=digitz: unknown\. Choose one of: digits, folder, imagenette"),
+        ({"data.name": "digitz"}, r"^--data\.name=digitz: unknown\. Choose one of: digits, folder, groceries"),
         ({"backbone.name": "dino"}, r"^--backbone\.name=dino: unknown\. Choose one of: .*dinov2_vitb14, .*mini"),
         (
             {"tabicl.checkpoint": "v3"},
