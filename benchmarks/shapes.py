@@ -44,7 +44,7 @@ class Images(ImageDataModule):
     def __init__(self, num_classes: int, per_class: int, size: int) -> None:
         L.LightningDataModule.__init__(self)
         pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        self.name, self.num_classes, self.num_workers = "noise", num_classes, 0
+        self.name, self.num_classes, self.num_workers, self.split_seed = "noise", num_classes, 0, 0
         self.class_names = [str(label) for label in range(num_classes)]
         images = LabelledImages([pixels] * num_classes * per_class, np.arange(num_classes).repeat(per_class))
         self.splits = {"train": images, "val": images, "test": images}

@@ -84,7 +84,7 @@ def main() -> None:
         parser.error("--data.root: needs --output=PATH, or the bundled weights would be replaced.")
 
     torch.manual_seed(options.seed)
-    dataset = dataset_spec("digits" if options.root is None else "folder").load(options.root or Path())
+    dataset = dataset_spec("digits" if options.root is None else "folder").load(options.root or Path(), 0)
     data = {
         name: (load_images(split, mini.SIZE), torch.from_numpy(split.labels)) for name, split in dataset.splits.items()
     }

@@ -33,6 +33,7 @@ from synthicl.synthetic import SyntheticPyramid
 
 OWN_CLASS = 0.9  # probability of an image's own class where soft labels begin
 EVALUATED_AT_ONCE = 64  # images embedded at once where nothing has been optimised
+OTHER_FLAGS = {"data": "data.name", "split_seed": "data.split_seed", "backbone": "backbone.name"}  # not --model's
 CHECK_EVERY = 10  # steps between two looks at whether the loss is finite
 
 
@@ -509,6 +510,7 @@ class Distiller(L.LightningModule):
             "objective": repr(self.objective),
             "backbone": f"{self.backbone.name} {self.backbone.fingerprint}",
             "data": self.trainer.datamodule.name,  # type: ignore[attr-defined]
+            "split_seed": self.trainer.datamodule.split_seed,  # type: ignore[attr-defined]
         }
 
     def _describe_optimizer(self) -> str:
@@ -540,10 +542,11 @@ class Distiller(L.LightningModule):
             raise UserError(
                 "--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder."
             )
+        saved = {"split_seed": 0} | saved  # what it was before it could be chosen
         for flag, value in self.identity().items():
             before = saved.get(flag, value)  # an older checkpoint may not say
             if before != value:
-                flag = {"data": "data.name", "backbone": "backbone.name"}.get(flag, f"model.{flag}")
+                flag = OTHER_FLAGS.get(flag, f"model.{flag}")
                 raise UserError(
                     f"--{flag}={value}: the checkpoint was made with {before}, which cannot change when a "
                     "run goes on. Leave the flag out, or start a new run."

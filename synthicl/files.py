@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from synthicl.errors import UserError
 
@@ -57,6 +57,12 @@ def disk_error(path: Path | str, error: OSError) -> UserError:
     return UserError(
         f"{path}: cannot be written ({error.strerror or error}). Choose another folder or its permissions."
     )
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path that came with data stays in its folder on any system: it has no root, no drive and no ``..``."""
+    path = PureWindowsPath(name)  # which knows / as well
+    return not path.anchor and ".." not in path.parts
 
 
 def safe_folder_name(name: str) -> str:

@@ -128,6 +128,7 @@ ELSEWHERE = {
     "tabicl.model_path": "Where TabICL's checkpoint lies, likewise.",
 }
 FOR_DATASETS = {
+    "data.split_seed": "For a dataset alone: seed of the splits that it does not fix itself.",
     "backbone.name": "For a dataset alone: the backbone, if not the dataset's own.",
     "tabicl.checkpoint": "For a dataset alone: TabICL's checkpoint.",
     "tabicl.protocol": "For a dataset alone: TabICL's protocol, if val is not to choose it.",
@@ -136,6 +137,7 @@ FOR_DATASETS = {
 DEFAULTS: dict[str, Any] = {
     "data.root": "data",
     "data.num_workers": 0,
+    "data.split_seed": 0,
     "backbone.weights": None,
     "tabicl.checkpoint": "mini",
     "tabicl.model_path": None,
@@ -175,6 +177,7 @@ def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str,
             )
         own = {
             "data.name": about["dataset"],
+            "data.split_seed": about.get("split_seed", 0),
             "backbone.name": about["backbone"],
             "tabicl.checkpoint": about["tabicl_checkpoint"],
         }

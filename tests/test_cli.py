@@ -224,6 +224,36 @@ def test_a_run_that_has_not_ended_says_so(finished, tmp_path, capsys):
     assert f"make distill CKPT={tmp_path}/run/checkpoints/last.ckpt" in err
 
 
+def test_a_run_is_evaluated_on_its_own_split(tmp_path, capsys):
+    settings = ["--trainer.max_steps=4", "--data.split_seed=3", f"--output_dir={tmp_path}"]
+    code, out, err = run("fit", *DIGITS, *QUICK, *settings)
+    assert code == 0, err
+    assert "the bundled backbones were trained on the training digits of --data.split_seed=0" in out
+    folder = tmp_path / "digits/version_0"
+    assert ContextSet.load(folder).metadata["split_seed"] == 3
+    assert "split seed 3" in (folder / "README.md").read_text()
+    shutil.copytree(folder / "best_on_val", tmp_path / "set")
+    before = (folder / "results.json").read_bytes()
+    expected = {row["run"]["split_seed"] for row in json.loads(before)}
+    assert expected == {3}
+    for subject in (folder, tmp_path / "set"):
+        assert evaluate(["compare", str(subject), "--probes=linear", "--contexts=class_mean"]) == 0
+    assert (folder / "results.json").read_bytes() == before  # the same images: nothing was scored again
+    rows = [Results.load(place).select(probe="linear", context="class_mean") for place in (folder, tmp_path / "set")]
+    assert len({(row.split, row.fingerprint) for found in rows for row in found}) == 2
+    assert evaluate(["compare", str(folder), "--data.split_seed=4"]) == 2
+    assert f"--data.split_seed=4: {folder} has its own" in capsys.readouterr().err
+
+
+def test_a_dataset_alone_on_another_split(tmp_path, capsys):
+    flags = ["--tabicl.protocol=raw", "--contexts=class_mean", "--probes=linear", f"--output={tmp_path}"]
+    for seed in (0, 5):
+        assert evaluate(["compare", "digits", f"--data.split_seed={seed}", *flags]) == 0
+    assert "results.json: of other images or weights than now" in capsys.readouterr().out
+    assert evaluate(["compare", "digits", "--data.split_seed=x", *flags]) == 2
+    assert "data.split_seed" in capsys.readouterr().err
+
+
 def test_classes_that_changed_are_refused(finished, tmp_path, image_folder, capsys):
     root = image_folder({f"{label}": 5 for label in [*range(10), "new"]})
     shutil.copytree(finished[0], tmp_path / "run")
@@ -653,7 +683,7 @@ def test_evaluate_says_what_is_wrong(tmp_path, capsys):
     expected = "neither a folder with a context set (context.safetensors, made by a finished run) nor a dataset. Name a"
     assert expected in capsys.readouterr().err
     assert evaluate(["compare", "digitz"]) == 2
-    assert "or one of: digits, folder, imagenette" in capsys.readouterr().err
+    assert "or one of: digits, folder, groceries" in capsys.readouterr().err
 
 
 def test_evaluate_names_flags_that_it_takes(finished, tmp_path, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from synthicl.errors import UserError
-from synthicl.files import safe_folder_name, write_whole
+from synthicl.files import safe_folder_name, stays_inside, write_whole
 
 
 def raises(error):
@@ -87,3 +87,13 @@ def test_message_for_names_that_cannot(name):
         safe_folder_name(name)
     assert repr(name) in str(caught.value)
     str(caught.value).encode()  # it can be printed
+
+
+@pytest.mark.parametrize("name", ["a.png", "a/b.png", "./a", "...", "a..b", ".hidden", "a/./b"])
+def test_paths_that_stay_inside(name):
+    assert stays_inside(name)
+
+
+@pytest.mark.parametrize("name", ["/a", "..", "a/../b", "../a", "\\a", "a\\..\\b", "C:\\a", "C:a", "\\\\host\\share"])
+def test_paths_that_do_not(name):
+    assert not stays_inside(name)

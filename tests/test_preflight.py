@@ -12,7 +12,16 @@ import pytest
 from synthicl.backbones import backbone_spec
 from synthicl.backbones.models import efficientnet
 from synthicl.errors import UserError
-from synthicl.preflight import CONFIGS, check, check_training, config_names, expand, run_config, settings
+from synthicl.preflight import (
+    CONFIGS,
+    check,
+    check_training,
+    config_names,
+    expand,
+    run_config,
+    settings,
+    subject_config,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -106,10 +115,23 @@ def test_run_config(tmp_path, config):
         run_config(tmp_path)
 
 
+def test_split_of_a_run(tmp_path, config):
+    """A run from before the seed could be chosen has 0."""
+    (tmp_path / "context.safetensors").touch()
+    assert subject_config(str(tmp_path), {})[1]["data.split_seed"] == 0
+    config.write_text("data: {name: digits, split_seed: 4}\n")
+    assert subject_config(str(tmp_path), {})[1]["data.split_seed"] == 4
+    with pytest.raises(
+        UserError, match=r"^--data\.split_seed=5: .* has its own, which is what is scored\. Leave it out"
+    ):
+        subject_config(str(tmp_path), {"data.split_seed": 5})
+    assert subject_config("digits", {"data.split_seed": 5})[1]["data.split_seed"] == 5
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({"data.name": "digitz"}, r"^--data\.name=digitz: unknown\. Choose one of: digits, folder, imagenette"),
+        ({"data.name": "digitz"}, r"^--data\.name=digitz: unknown\. Choose one of: digits, folder, groceries"),
         ({"backbone.name": "dino"}, r"^--backbone\.name=dino: unknown\. Choose one of: .*dinov2_vitb14, .*mini"),
         (
             {"tabicl.checkpoint": "v3"},

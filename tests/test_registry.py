@@ -38,7 +38,14 @@ def test_message_lists_the_names(package):
 
 
 def test_what_the_package_ships():
-    assert set(registered(datasets)) >= {"digits", "folder", "imagenette", "imagenette-160", "imagenette-320"}
+    assert set(registered(datasets)) >= {
+        "digits",
+        "folder",
+        "groceries",
+        "imagenette",
+        "imagenette-160",
+        "imagenette-320",
+    }
     assert set(registered(models)) >= {"mini", "mini_conv", "dinov2_vitb14", "efficientnet_lite0"}
     assert set(registered(selection)) >= {"random", "centroid", "class_mean", "all"}
     assert set(registered(probes)) >= {"tabicl", "linear"}

@@ -415,6 +415,21 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
         fit(ckpt_path=tmp_path / "other.ckpt")
 
 
+def test_a_checkpoint_of_another_split_is_refused(tmp_path):
+    save, path = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2), tmp_path / "last.ckpt"
+    other = ImageDataModule("digits", split_seed=7)
+    fit(steps=2, callbacks=[save])
+    message = r"--data\.split_seed=7: the checkpoint was made with 0, which cannot change"
+    with pytest.raises(UserError, match=message):
+        fit(data=other, callbacks=[save], ckpt_path=path)
+    older = torch.load(path, weights_only=True)  # from before the seed could be chosen
+    del older["distillation"]["split_seed"]
+    torch.save(older, path)
+    with pytest.raises(UserError, match=message):
+        fit(data=other, callbacks=[save], ckpt_path=path)
+    fit(steps=4, callbacks=[save], ckpt_path=path)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -57,6 +57,7 @@ class Export(L.Callback):
         metadata: dict[str, Any] = {
             "dataset": data.name,
             "dataset_licence": data.licence,
+            "split_seed": data.split_seed,
             "backbone": module.backbone.name,
             "backbone_weights": module.backbone.fingerprint,
             "backbone_licence": module.backbone.licence,

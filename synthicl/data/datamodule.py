@@ -23,6 +23,7 @@ class ImageDataModule(L.LightningDataModule):
         name: for example ``digits``, ``imagenette``, or ``folder`` for one's own images.
         root: where the images lie, or are downloaded to.
         num_workers: processes that read images; 0 reads in the main process.
+        split_seed: seed of the splits that the dataset does not fix itself; one for all runs that are compared.
 
     Attributes:
         splits: ``train``, ``val`` and ``test``.
@@ -30,15 +31,18 @@ class ImageDataModule(L.LightningDataModule):
         num_classes: C.
 
     Raises:
-        UserError: unknown name, missing files, or a class that is missing from a split.
+        UserError: unknown name, a seed out of range, missing files, or a class that is missing from a split.
     """
 
-    def __init__(self, name: str, root: Path = Path("data"), num_workers: int = 0) -> None:
+    def __init__(self, name: str, root: Path = Path("data"), num_workers: int = 0, split_seed: int = 0) -> None:
         super().__init__()
         spec = dataset_spec(name)
-        dataset = spec.load(Path(root))
+        if not 0 <= split_seed < 2**32:  # what NumPy's RandomState takes
+            raise UserError(f"--data.split_seed={split_seed}: must lie between 0 and {2**32 - 1}.")
+        dataset = spec.load(Path(root), split_seed)
         self.name = name
         self.root = Path(root)
+        self.split_seed = split_seed
         self.licence = spec.licence
         self.num_workers = num_workers
         self.splits = dataset.splits

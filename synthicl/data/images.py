@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from synthicl.errors import UserError
 
 SPLITS = ("train", "val", "test")
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)

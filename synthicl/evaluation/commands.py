@@ -45,7 +45,8 @@ def parser() -> ArgumentParser:
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
         command.add_argument("--output", help="Folder for results and report; the subject's own if left out.")
         for flag, text in (ELSEWHERE | FOR_DATASETS).items():
-            command.add_argument(f"--{flag}", help=text, type=int if flag == "tabicl.n_estimators" else str)
+            whole = flag in {"data.split_seed", "tabicl.n_estimators"}
+            command.add_argument(f"--{flag}", help=text, type=int if whole else str)
         command.add_function_arguments(function, skip={"subject", "results"})
         commands.add_subcommand(name, command)
     commands.add_subcommand("predict", _predict_parser())

@@ -20,7 +20,7 @@ from torch import Tensor
 from synthicl import preflight
 from synthicl.classifier import InContextClassifier
 from synthicl.context_set import BEST
-from synthicl.data.datasets.folder import EXTENSIONS
+from synthicl.data.images import EXTENSIONS
 from synthicl.data.transforms import SquareImages
 from synthicl.errors import UserError
 from synthicl.files import write_whole

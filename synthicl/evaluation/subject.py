@@ -76,7 +76,8 @@ class Subject:
     def data(self) -> ImageDataModule:
         """The dataset; a context set's own classes."""
         root = Path(self.config["data.root"])
-        data = ImageDataModule(self.config["data.name"], root, int(self.config["data.num_workers"]))
+        workers = int(self.config["data.num_workers"])
+        data = ImageDataModule(self.config["data.name"], root, workers, self.split_seed)
         for found in self.context_sets.values():
             if found.class_names != data.class_names:
                 names = sorted(set(found.class_names) ^ set(data.class_names)) or "their order"
@@ -123,6 +124,11 @@ class Subject:
         return int(self.about.get("seed", 0))
 
     @property
+    def split_seed(self) -> int:
+        """Seed of the dataset's splits."""
+        return int(self.config["data.split_seed"])
+
+    @property
     def ipc(self) -> int:
         """Images per class; 1 for a dataset alone."""
         return int(self.about.get("ipc", 1))
@@ -167,15 +173,18 @@ class Subject:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What identifies the run in results.json."""
+        # Results from before the seed could be chosen do not say it, and stay valid.
+        split = {"split_seed": self.split_seed} if self.split_seed else {}
         if self.context_sets:
             names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
-            return {name: self.about[name] for name in names}
+            return {name: self.about[name] for name in names} | split
         own = self.config["tabicl.model_path"]
         return {
             "dataset": self.data.name,
             "backbone": self.backbone.name,
             "backbone_weights": self.backbone.fingerprint,
             "tabicl_checkpoint": self.config["tabicl.checkpoint"] if own is None else Path(own).name,
+            **split,
         }
 
     def probe_setting(self, protocol: Protocol | None = None, seed: int = 0) -> ProbeSetting:

@@ -115,8 +115,8 @@ def check(subject: Subject, sources: Sequence[Subject]) -> None:
     """Check that the runs can stand in one matrix.
 
     Raises:
-        UserError: one has no synthetic images, another dataset or number of images per class, another objective with
-            the same backbone, or would replace another.
+        UserError: one has no synthetic images, another dataset, split or number of images per class, another objective
+            with the same backbone, or would replace another.
     """
     known: dict[tuple[str, int], Subject] = {}
     objectives: dict[str, Subject] = {}
@@ -128,6 +128,11 @@ def check(subject: Subject, sources: Sequence[Subject]) -> None:
             raise UserError(
                 f"--runs={source.folder}: {theirs[0]} with {theirs[1]} images per class cannot stand in a matrix of "
                 f"{ours[0]} with {ours[1]}. Name runs that agree in both."
+            )
+        if source.split_seed != subject.split_seed:
+            raise UserError(
+                f"--runs={source.folder}: was made with --data.split_seed={source.split_seed}, so its images may know "
+                f"what they would be scored on. Name runs with {subject.split_seed}."
             )
         same = objectives.setdefault(source.backbone.name, source)
         if source.about["objective"] != same.about["objective"]:

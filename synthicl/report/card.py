@@ -51,7 +51,7 @@ def card(context: ContextSet, results: Results) -> str:
     checkpoint = about["checkpoint"] + (" (chosen on val)" if about["checkpoint"] == "best_on_val" else "")
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     facts = {
-        "dataset": about["dataset"],
+        "dataset": about["dataset"] + (f", split seed {seed}" if (seed := about.get("split_seed")) else ""),
         "classes": ", ".join(context.class_names[:20]) + (", ..." if len(context.class_names) > 20 else ""),
         "backbone": f"{about['backbone']} (weights {about['backbone_weights']}), {about['crop_size']} px",
         "objective": f"{about['objective']}, real side {about['real']}, {about['steps']} steps, seed {about['seed']}",

@@ -89,7 +89,7 @@ def test_message_for_what_cannot_be_used(image_folder, counts, message):
 @pytest.mark.parametrize(("other", "name"), [("valid", "val"), ("Validation", "val"), ("testing", "test")])
 def test_message_for_a_split_in_other_words(image_folder, other, name):
     root = image_folder({"train/a": 3, "train/b": 3, f"{other}/a": 3, f"{other}/b": 3})
-    with pytest.raises(UserError, match=rf"{other} looks like a split and would be a class\. Call it {name}\."):
+    with pytest.raises(UserError, match=rf"{other} looks like a split and would not be one\. Call it {name}\."):
         load(root)
 
 

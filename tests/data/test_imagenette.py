@@ -51,9 +51,15 @@ def test_splits_are_those_of_torchvision(miniature):
     assert ours.class_names[0] == "tench"
 
 
+def test_another_split_seed_gives_another_val_and_the_same_test(miniature):
+    first, other = (ImageDataModule("imagenette-160", miniature, split_seed=seed).splits for seed in (0, 1))
+    assert list(first["test"].images) == list(other["test"].images)
+    assert set(first["val"].images) != set(other["val"].images)
+
+
 def test_root_may_be_the_folder_itself(miniature):
     spec = dataset_spec("imagenette-160")
-    inside, above = spec.load(miniature), spec.load(miniature.parent)
+    inside, above = spec.load(miniature, 0), spec.load(miniature.parent, 0)
     assert all(list(inside.splits[name].images) == list(above.splits[name].images) for name in above.splits)
 
 

@@ -75,6 +75,14 @@ def test_runs_of_two_objectives_with_one_backbone_are_refused(runs, tmp_path):
         transfer(subject_of(runs["mini"], tmp_path), Results(), runs=[str(tmp_path / "other")])
 
 
+def test_runs_of_two_splits_are_refused(runs, tmp_path):
+    other = ContextSet.load(runs["mini_conv"])
+    other.metadata |= {"split_seed": 3}
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match=r"--runs=.*other: was made with --data\.split_seed=3, .* Name runs with 0\."):
+        transfer(subject_of(runs["mini"], tmp_path), Results(), runs=[str(tmp_path / "other")])
+
+
 def test_saved_pngs_give_the_stored_rows_and_the_stored_accuracy(runs, tmp_path):
     subject, stored = subject_of(runs["mini"], tmp_path), Results()
     compare(subject, stored, contexts=(), probes=("tabicl",))

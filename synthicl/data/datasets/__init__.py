@@ -34,12 +34,13 @@ class DatasetSpec:
 
     Attributes:
         assets: the files it needs, given ``--data.root``.
-        load: finds and splits the images, given ``--data.root``.
+        load: finds and splits the images, given ``--data.root`` and ``--data.split_seed``, the seed of the splits that
+            the dataset does not fix itself.
         licence: of the images.
     """
 
     assets: Callable[[Path], list[Asset]]
-    load: Callable[[Path], ImageDataset]
+    load: Callable[[Path, int], ImageDataset]
     licence: str
 
 

@@ -1,24 +1,26 @@
-"""`folder`: one's own images, one subfolder per class.
+"""`folder`: one's own images, one subfolder per class, or with their labels in ``metadata.csv`` or ``metadata.jsonl``.
 
-``--data.root`` is either the folder of the classes, split 60 / 20 / 20 with seed 0, or a folder with ``train`` and
-``test`` (and perhaps ``val``) that each hold the classes. Where only ``train`` and ``val`` are given, ``val`` is the
-test split, and a stratified tenth of ``train`` is held out as ``val``.
+``--data.root`` is either the folder of the classes, split 60 / 20 / 20, or a folder with ``train`` and ``test`` (and
+perhaps ``val``) that each hold the classes. Where only ``train`` and ``val`` are given, ``val`` is the test split, and
+a stratified tenth of ``train`` is held out as ``val``. Where there are metadata files, classes are the labels in them,
+and subfolders are only places (see `synthicl.data.metadata`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from synthicl.assets import Asset
 from synthicl.data.datasets import DatasetSpec, ImageDataset
-from synthicl.data.images import SPLITS, LabelledImages
+from synthicl.data.images import EXTENSIONS, SPLITS, LabelledImages
+from synthicl.data.metadata import labelled_by, metadata_files
 from synthicl.data.splits import stratified_split
 from synthicl.errors import UserError
 from synthicl.files import safe_folder_name
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 FRACTIONS = {"val": 0.2, "test": 0.2}  # of a folder that comes without splits
 OTHER_NAMES = {"train": {"training"}, "val": {"valid", "validation"}, "test": {"testing"}}  # of splits
 VAL_OF_TRAIN = {"val": 0.1}  # of a dataset that comes without a val split
@@ -50,46 +52,65 @@ def scan(root: Path, class_names: list[str]) -> LabelledImages:
     return LabelledImages(paths, np.array(labels, dtype=np.int64))
 
 
-def load(root: Path) -> ImageDataset:
+def load(root: Path, split_seed: int = 0) -> ImageDataset:
     """Find the images of a folder dataset and split them.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a class without images, a name that cannot be written, or a
-            split in other words.
+        UserError: no such folder, fewer than two classes, a class without images, a name that cannot be written, a
+            metadata file that does not say what it should, or a split in other words.
     """
     if not root.is_dir():
         raise UserError(f"--data.root={root}: not a folder. Name the folder that holds one subfolder per class.")
     for folder in class_folders(root):
         if other := next((name for name in SPLITS if folder.name.lower() in OTHER_NAMES[name]), None):
-            raise UserError(f"--data.root={root}: {folder} looks like a split and would be a class. Call it {other}.")
-    has_splits = (root / "train").is_dir() and ((root / "test").is_dir() or (root / "val").is_dir())
-    train_root = root / "train" if has_splits else root
+            raise UserError(f"--data.root={root}: {folder} looks like a split and would not be one. Call it {other}.")
+    present = [name for name in SPLITS if (root / name).is_dir()]
+    splits = present if "train" in present and len(present) > 1 else []
+    if files := metadata_files(root, splits):
+        parts, class_names = labelled_by(files, root, splits)
+        if len(class_names) < 2:
+            raise UserError(
+                f"--data.root={root}: found {len(class_names)} labels in {files[0]}. At least two classes are needed."
+            )
+    else:
+        parts, class_names = labelled_by_folders(root, splits)
+    train = parts.pop("train")
+    if parts:
+        return with_val(parts, train, class_names, split_seed)
+    indices = stratified_split(train.labels, FRACTIONS, split_seed)
+    return ImageDataset({name: train.take(some) for name, some in indices.items()}, class_names)
+
+
+def labelled_by_folders(root: Path, splits: Sequence[str]) -> tuple[dict[str, LabelledImages], list[str]]:
+    """The images of each split, and the names of their classes: of the subfolders of train.
+
+    Raises:
+        UserError: fewer than two classes, a class without images, or a name that cannot be written.
+    """
+    train_root = root / "train" if splits else root
     class_names = [safe_folder_name(folder.name) for folder in class_folders(train_root)]
     if len(class_names) < 2:
         raise UserError(
             f"--data.root={root}: found {len(class_names)} class folders in {train_root}. "
             "Put the images of each class into a subfolder of its own; at least two classes are needed."
         )
-    train = scan(train_root, class_names)
+    parts = {name: scan(root / name, class_names) for name in splits} or {"train": scan(root, class_names)}
     for label, name in enumerate(class_names):
-        if not (train.labels == label).any():
+        if not (parts["train"].labels == label).any():
             raise UserError(
                 f"--data.root={root}: no images in class folder {train_root / name}. Add some, or remove it."
             )
-    if not has_splits:
-        parts = stratified_split(train.labels, FRACTIONS)
-        return ImageDataset({name: train.take(indices) for name, indices in parts.items()}, class_names)
-    return with_val(
-        {name: scan(root / name, class_names) for name in ("val", "test") if (root / name).is_dir()}, train, class_names
-    )
+    return parts, class_names
 
 
-def with_val(held_out: dict[str, LabelledImages], train: LabelledImages, class_names: list[str]) -> ImageDataset:
+def with_val(
+    held_out: dict[str, LabelledImages], train: LabelledImages, class_names: list[str], split_seed: int
+) -> ImageDataset:
     """Complete train and one or two held-out splits to train, val and test (see the module's docstring)."""
     if set(held_out) == {"val", "test"}:
         return ImageDataset({"train": train, **held_out}, class_names)
     (test,) = held_out.values()
-    parts = stratified_split(train.labels, VAL_OF_TRAIN)
+    parts = stratified_split(train.labels, VAL_OF_TRAIN, split_seed)
     return ImageDataset(
         {"train": train.take(parts["train"]), "val": train.take(parts["val"]), "test": test}, class_names
     )

@@ -5,19 +5,15 @@ It ships ``train`` and ``val``: its ``val`` is the test split here, and ``val`` 
 
 from __future__ import annotations
 
-import gzip
-import tarfile
-import tempfile
-import zlib
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from synthicl.assets import Asset, obtain
+from synthicl.data.archives import unpack
 from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.datasets.folder import scan, with_val
 from synthicl.data.images import LabelledImages
 from synthicl.errors import UserError
-from synthicl.files import disk_error
 
 # WordNet id -> class name, in the order of torchvision.datasets.Imagenette.
 CLASSES = {
@@ -44,7 +40,7 @@ def assets(root: Path, size: str) -> list[Asset]:
     return [Asset(f"Imagenette ({size})", "--data.root", (unpacked, archive), SOURCE.format(folder))]
 
 
-def load(root: Path, size: str) -> ImageDataset:
+def load(root: Path, split_seed: int, size: str) -> ImageDataset:
     """Find Imagenette; where there is no folder the archive is unpacked, and downloaded before if need be.
 
     Raises:
@@ -54,7 +50,7 @@ def load(root: Path, size: str) -> ImageDataset:
     folder = asset.places[0]
     found = obtain(asset)
     if found != folder:
-        unpack(found, folder)
+        unpack(found, folder, FOLDERS[size], lambda content: content / FOLDERS[size])
     splits: dict[str, LabelledImages] = {}
     for split in ("train", "val"):
         present = {path.name for path in (folder / split).iterdir()} if (folder / split).is_dir() else set()
@@ -62,35 +58,7 @@ def load(root: Path, size: str) -> ImageDataset:
         if missing:
             raise UserError(f"--data.root: {folder / split} lacks {', '.join(missing)}. Unpack the archive again.")
         splits[split] = scan(folder / split, list(CLASSES))
-    return with_val({"test": splits["val"]}, splits["train"], list(CLASSES.values()))
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack ``archive``, which holds ``folder.name``, and move that into place in one step.
-
-    Raises:
-        UserError: the archive is damaged, or the disk is full.
-    """
-    print(f"Unpacking {archive}", flush=True)
-    try:
-        with gzip.open(archive) as stream:  # its checksum stands at the end, where tarfile does not read
-            while stream.read(2**20):
-                pass
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            with tarfile.open(archive, "r:gz") as file:
-                # Python before 3.11.4 has no filters, so what could leave the folder is looked for here.
-                file.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
-                for member in file:
-                    place = PurePosixPath(member.name)
-                    if not (member.isfile() or member.isdir()) or place.is_absolute() or ".." in place.parts:
-                        raise tarfile.TarError(f"{member.name} is no plain file inside it")
-                file.extractall(temporary)
-            if not folder.exists():  # another rank may have been quicker
-                (Path(temporary) / folder.name).replace(folder)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError) as error:
-        raise UserError(f"{archive}: damaged, or not {folder.name} ({error}). Delete it and run again.") from error
-    except OSError as error:
-        raise disk_error(folder, error) from error
+    return with_val({"test": splits["val"]}, splits["train"], list(CLASSES.values()), split_seed)
 
 
 REGISTERED = {
