@@ -1,7 +1,12 @@
 """synthicl: distil a labelled image dataset into a few synthetic images for in-context classification."""
 
+import os
 from importlib import import_module
 from typing import Any
+
+# OpenMP's threads wait for each other by spinning, which takes the other thread's time where a core is busy: a run on
+# two cores took 2 to 3 times as long beside another job (docs/speed.md). Read once, when torch loads OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 __all__ = ["ContextSet", "InContextClassifier", "__version__"]

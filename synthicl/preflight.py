@@ -34,10 +34,11 @@ def expand(args: list[str]) -> list[str]:
     """Write out short forms.
 
     ``--model.objective=lgm`` is short for ``-c configs/objective/lgm.yaml`` in its place; the file names the class.
-    What goes on with a checkpoint (``--ckpt_path``) starts from the configuration of its run, and flags win over that.
+    A configuration file's ``include``, files relative to ``configs/``, comes before the file itself. What goes on with a
+    checkpoint (``--ckpt_path``) starts from the configuration of its run, and flags win over that.
 
     Raises:
-        UserError: there is no such objective or checkpoint.
+        UserError: there is no such objective, file or checkpoint.
     """
     expanded: list[str] = []
     arguments = iter(args)
@@ -52,6 +53,12 @@ def expand(args: list[str]) -> list[str]:
                 known = ", ".join(config_names("objective"))
                 raise UserError(f"--model.objective={value}: unknown objective. Choose one of: {known}.")
             expanded += ["-c", str(CONFIGS / "objective" / f"{value}.yaml")]
+        elif flag == "--include":
+            raise UserError(f"{argument}: only a configuration file includes another. Name the file with -c.")
+        elif flag in {"-c", "--config"}:
+            expanded += [
+                part for file in with_included(Path(value or next(arguments, ""))) for part in ("-c", str(file))
+            ]
         else:
             expanded.append(argument)
     checkpoint = settings(expanded).get("ckpt_path")
@@ -82,10 +89,23 @@ def settings(args: list[str]) -> dict[str, Any]:
         if not equals:
             value = next(arguments, "")
         if flag in {"-c", "--config"}:
-            found |= _flatten(_read(Path(value)))
+            for file in with_included(Path(value)):
+                found |= _flatten(_read(file))
         else:
             found[flag.lstrip("-")] = None if value == "null" else value
     return found
+
+
+def with_included(file: Path) -> list[Path]:
+    """A configuration file after those that it includes, and that they include.
+
+    Raises:
+        UserError: a file is missing or is not YAML, or ``include`` is not a list of file names.
+    """
+    included = _read(file).get("include") or []
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        raise UserError(f"-c {file}: include must be a list of files in {CONFIGS}, such as [recipe/photographs.yaml].")
+    return [*(path for name in included for path in with_included(CONFIGS / name)), file]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class SaveConfig(SaveConfigCallback):
         """Write the configuration, and let ``latest`` point to the run."""
         config = self.config.clone()
         config["ckpt_path"] = None  # starting from this file is a new run
+        config["include"] = None  # nothing is left to be said by others
         text = self.parser.dump(config, skip_none=False)
         run = _folder(trainer)
         write_whole(run / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
@@ -137,6 +138,10 @@ class DistillCLI(LightningCLI):
         """Add the groups, and the links between them."""
         parser.add_argument("--output_dir", default="outputs", help="Runs go to <output_dir>/<dataset>/version_<n>.")
         parser.add_argument("--random_draws", type=int, default=50, help="Random contexts in the final table.")
+        # Read before this parser: synthicl.preflight.expand.
+        parser.add_argument(
+            "--include", type=list[str] | None, help="In a file: files in configs/ that come before it."
+        )
         parser.add_class_arguments(FrozenBackbone, "backbone")
         parser.add_lightning_class_args(TabICLEvaluation, "tabicl")
         parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
