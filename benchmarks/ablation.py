@@ -60,6 +60,20 @@ VARIATIONS: dict[str, dict[str, list[str]]] = {
         "3 views": ["--model.views=3", f"{INIT}.view=augmented"],
         **COMMON,
     },
+    "in_context_views": {
+        "TabICL from the first step": [f"{INIT}.starts=[0,0,0]"],
+        "matching at a third of the weight": [f"{INIT}.weights=[0.5,0.5,1]"],
+        "matching at twice the weight": [f"{INIT}.weights=[3,3,1]"],
+        "matching on clean images only": [f"{INIT}.weights=[3,0,1]"],
+        "matching on augmented views only": [f"{INIT}.weights=[0,3,1]"],
+        "4 views": ["--model.views=4"],
+        "crops of 0.08 to 1": ["--model.augmentation.area=[0.08,1]"],
+        **COMMON,
+    },
+    "lgm_views": {
+        "clean images only": [f"{INIT}.weights=[1,0]"],
+        "augmented views only": [f"{INIT}.weights=[0,1]"],
+    },
     "in_context_lgm": {
         **{f"TabICL joins at {share}": [f"{INIT}.starts=[0,{share}]"] for share in ("0.0", "0.1", "0.2", "0.5")},
         **{f"weight {weight} for lgm": [f"{INIT}.weights=[{weight},1]"] for weight in ("0.03", "0.3", "1.0")},

@@ -34,8 +34,8 @@ def expand(args: list[str]) -> list[str]:
     """Write out short forms.
 
     ``--model.objective=lgm`` is short for ``-c configs/objective/lgm.yaml`` in its place; the file names the class.
-    A configuration file's ``include``, files relative to ``configs/``, comes before the file itself. What goes on with a
-    checkpoint (``--ckpt_path``) starts from the configuration of its run, and flags win over that.
+    What a configuration file's ``include`` names, relative to ``configs/``, comes before the file itself. What goes on
+    with a checkpoint (``--ckpt_path``) starts from the configuration of its run, and flags win over that.
 
     Raises:
         UserError: there is no such objective, file or checkpoint.
