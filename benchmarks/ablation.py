@@ -24,6 +24,7 @@ MOST_SEEDS = 20
 INIT = "--model.objective.init_args"
 COMMON = {
     "lr 0.01": ["--model.lr=0.01"],
+    "lr 0.03": ["--model.lr=0.03"],
     "lr 0.1": ["--model.lr=0.1"],
     "lr constant": ["--model.lr_schedule=constant"],
     "NAdam": ["--model.optimizer=NAdam"],
