@@ -66,7 +66,9 @@ def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     header = ["context", "rows", *(f"{probe} ({protocol})" if protocol else probe for probe, protocol in probes)]
     accuracy = Table(f"Accuracy on test in %, {ipc} per class, {queries} queries, 95 % intervals", header, body)
 
-    pairs = [(name, other) for name in objectives if name != "lgm" for other in ("lgm", "class_mean", "all")]
+    matching = next((name for name in objectives if name.startswith("lgm")), "lgm")
+    others = (matching, "centroid", "class_mean", "all")
+    pairs = [(name, other) for name in objectives for other in others if name != other]
     pairs = [(name, other) for name, other in pairs if other in {row.context for row in test}]
     correct = {
         name: results.correct([row for row in test if row.context == name and row.probe == "tabicl"]) for name in names

@@ -254,3 +254,45 @@ def test_every_objective_fits_every_dataset(objective, data):
     files = [f"{part}.yaml" for part in ("default", f"data/{data}", f"objective/{objective}")]
     found = settings([argument for file in files for argument in ("-c", str(CONFIGS / file))])
     assert found["model.views"] or not found.get("model.bank_views")
+
+
+def test_a_file_comes_after_what_it_includes(tmp_path, monkeypatch):
+    monkeypatch.setattr("synthicl.preflight.CONFIGS", tmp_path)
+    (tmp_path / "objective").mkdir()
+    (tmp_path / "objective" / "a.yaml").write_text("model: {lr: 1, views: 1, ipc: 1}")
+    (tmp_path / "b.yaml").write_text("include: [objective/a.yaml]\nmodel: {lr: 2, views: 2}")
+    (tmp_path / "c.yaml").write_text("include: [b.yaml]\nmodel: {lr: 3}")
+    args = ["fit", "-c", str(tmp_path / "c.yaml"), "--model.seed=4"]
+    files = [str(tmp_path / name) for name in ("objective/a.yaml", "b.yaml", "c.yaml")]
+    assert expand(args) == ["fit", *(part for file in files for part in ("-c", file)), "--model.seed=4"]
+    found = settings(args)
+    assert [found[f"model.{name}"] for name in ("lr", "views", "ipc")] == [3, 2, 1]
+    assert settings(expand(args)) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("include: [gone.yaml]", r"-c .*gone\.yaml: no such file\."),
+        ("include: recipe/photographs.yaml", r"-c .*own\.yaml: include must be a list of files in .*configs, such as"),
+        ("include: [1]", r"include must be a list of files"),
+    ],
+)
+def test_includes_that_cannot_be_read_are_refused(tmp_path, content, message):
+    own = tmp_path / "own.yaml"
+    own.write_text(content)
+    with pytest.raises(UserError, match=message):
+        expand(["fit", "-c", str(own)])
+
+
+def test_a_flag_does_not_include():
+    with pytest.raises(UserError, match=r"--include=\[a\.yaml\]: only a configuration file includes another"):
+        expand(["fit", "--include=[a.yaml]"])
+
+
+@pytest.mark.parametrize("name", ["groceries", "groceries-hard", "imagenette", "imagenette-160", "folder"])
+def test_photographs_share_a_recipe(name):
+    recipe = settings(["-c", str(CONFIGS / "recipe" / "photographs.yaml")])
+    found = settings(["-c", str(CONFIGS / "data" / f"{name}.yaml")])
+    assert found["model.lr"] == recipe["model.lr"]
+    assert found["model.objective.init_args.weights"] == [1.5, 1.5, 1.0]
