@@ -32,10 +32,8 @@ def by_hand(backbone, images, y, augmentation, seed, epochs, batch_size):
     """Adam (Kingma and Ba, algorithm 1) on the gradient in closed form, one image after the other in the backbone."""
     classes = y.unique()
     generator = keyed_generator(seed, "linear_reference")
-    bound = 1 / math.sqrt(backbone.embed_dim)
-    weight = torch.empty(len(classes), backbone.embed_dim).uniform_(-bound, bound, generator=generator)
-    bias = torch.empty(len(classes)).uniform_(-bound, bound, generator=generator)
-    head = torch.cat([weight, bias[:, None]], 1).double()
+    weight = torch.randn(len(classes), backbone.embed_dim, generator=generator) / 100
+    head = torch.cat([weight, torch.zeros(len(classes), 1)], 1).double()
     first, second, step = torch.zeros_like(head), torch.zeros_like(head), 0
     batch_size = min(batch_size, len(y))
     for epoch in range(epochs):
@@ -88,6 +86,26 @@ def fitted(backbone, seed=0, epochs=2):
     probe = LinearReferenceProbe(backbone, 32, AUGMENTATION, seed, epochs)
     probe.fit(torch.zeros(7, 1), LABELS, IMAGES)
     return probe.predict_proba(torch.eye(backbone.embed_dim))
+
+
+def start(backbone, seed):
+    """W (C, D) and b (C,) before the first step."""
+    probe = LinearReferenceProbe(backbone, 32, None, seed, epochs=0)
+    probe.fit(torch.zeros(40, 1), torch.arange(40), IMAGES[:1].expand(40, -1, -1, -1))
+    return probe._weight, probe._bias
+
+
+def test_the_head_starts_as_the_public_codes(backbone):
+    """W ~ N(0, 0.01^2), b = 0; the bounds are six standard errors of mean, standard deviation and kurtosis."""
+    weight, bias = start(backbone, seed=0)
+    assert weight.shape == (40, backbone.embed_dim)
+    assert torch.equal(bias, torch.zeros(40))
+    w, n = weight.double().flatten() / 0.01, weight.numel()
+    assert abs(w.mean()) < 6 / math.sqrt(n)
+    assert abs(w.std() - 1) < 6 / math.sqrt(2 * n)
+    assert abs((w**4).mean() - 3) < 6 * math.sqrt(96 / n)  # 1.8 for a uniform distribution
+    assert torch.equal(start(backbone, seed=0)[0], weight)
+    assert not torch.equal(start(backbone, seed=1)[0], weight)
 
 
 def test_it_is_a_function_of_its_seed_and_leaves_random_state_alone(backbone):
