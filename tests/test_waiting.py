@@ -2,7 +2,8 @@
 
 There is no accelerator here, so what would lie on one is traced: tensors that are computed from parameters, embeddings
 or labels. Reading one of them, or an operation whose result has a size that depends on one, would wait for the device.
-TabICL's own network looks at values in its layers; what it does is left out.
+TabICL's own network looks at values in its layers; what it does is left out, and so is the one look directly before it,
+at which columns of a context vary: the others are not there for the network, so their number is the shape of its input.
 """
 
 from traceback import extract_stack
@@ -20,6 +21,7 @@ from synthicl.backbones import create_backbone
 from synthicl.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distiller import Distiller
+from synthicl.in_context.differentiable import columns_shown
 from synthicl.objectives import InContext, LinearGradientMatching, Objective, Ridge, TrajectoryMatching, WeightedSum
 
 aten = torch.ops.aten
@@ -42,9 +44,9 @@ class WaitedError(AssertionError):
 
 
 def of_a_library() -> bool:
-    """Whether it is kornia, which draws on the CPU, Lightning's own way to a device, or TabICL's network."""
-    libraries = "/kornia/", "/lightning/fabric/utilities/apply_func", "/tabicl/_model/"
-    return any(library in frame.filename for frame in extract_stack() for library in libraries)
+    """Whether it is kornia, which draws on the CPU, Lightning's own way to a device, TabICL's network, or its shape."""
+    known = "/kornia/", "/lightning/fabric/utilities/apply_func", "/tabicl/_model/", f":{columns_shown.__name__}"
+    return any(part in f"{frame.filename}:{frame.name}" for frame in extract_stack() for part in known)
 
 
 class Trace(TorchDispatchMode):

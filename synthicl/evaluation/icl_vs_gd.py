@@ -10,8 +10,9 @@ Here it is asked of a pre-trained TabICL, about classification: a softmax probe 
 with the full-batch gradient of `synthicl.objectives.linear_probe` on the context rows. Steps of different size are
 compared by k lr, the time that passes in the gradient flow: small steps fall onto one curve.
 
-The probe sees what TabICL sees: the protocol's columns, standardised and clipped with the context's statistics by
-TabICL's own preprocessing, as those members of its ensemble see them that have no power transform.
+The probe sees what TabICL sees: the protocol's columns that vary in the context, standardised and clipped with the
+context's statistics by TabICL's own preprocessing, as those members of its ensemble see them that have no power
+transform.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from synthicl.evaluation.embedded import Embedded
 from synthicl.evaluation.results import Results
 from synthicl.evaluation.scoring import Context, Scorer, score
 from synthicl.evaluation.subject import Subject
-from synthicl.in_context.differentiable import preprocess
+from synthicl.in_context.differentiable import preprocess, varying
 from synthicl.in_context.protocol import Protocol
 from synthicl.objectives.linear_probe import probe_gradient
 from synthicl.probes.probe import Probe
@@ -128,8 +129,9 @@ class GradientDescent(Probe):
     def columns(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Context (n, k) and queries (q, k) as TabICL's members without a power transform see them, float64."""
         context, queries = (self.protocol(rows)[None].double() for rows in (self.z, z))
+        kept = varying(context)[0]
         context, queries = preprocess(context, queries, power=False, threshold=self.threshold)
-        return context[0], queries[0]
+        return context[0, :, kept], queries[0, :, kept]
 
     def heads(self, context: Tensor, learning_rate: float) -> Iterator[tuple[Tensor, Tensor]]:
         """W (C, k) and b (C,) after 0, 1, 2, ... steps on the context's columns (n, k), without end."""

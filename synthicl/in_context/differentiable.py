@@ -9,6 +9,7 @@ transform are constants of a step.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class Member:
 
     Attributes:
         power: whether columns go through a Yeo-Johnson transform.
-        features: (k,), order in which the model sees the columns.
+        features: indices on the CPU of the columns that the model sees, in its order; of these, the ones that do not
+            vary in a context are left out there.
         classes: (C,), the label that the model sees for each class.
     """
 
@@ -39,7 +41,10 @@ class Member:
 
 
 def random_member(columns: int, classes: int, generator: torch.Generator) -> Member:
-    """Draw a member as the wrapper's defaults do: any order of columns, cyclically shifted labels, half with power."""
+    """Draw a member as the wrapper's defaults do: any order of columns, cyclically shifted labels, half with power.
+
+    The wrapper draws an order of the columns that vary. Any order of all, without those that do not, is the same draw.
+    """
     shift = int(torch.randint(classes, (), generator=generator))
     return Member(
         bool(torch.rand((), generator=generator) < 0.5),
@@ -50,9 +55,11 @@ def random_member(columns: int, classes: int, generator: torch.Generator) -> Mem
 
 def members_of(classifier: TabICLClassifier) -> list[Member]:
     """The members of a fitted ``TabICLClassifier``, in the order in which it averages them."""
+    ensemble = classifier.ensemble_generator_
+    kept = np.flatnonzero(ensemble.unique_filter_.features_to_keep_)  # the wrapper counts columns after its filter
     return [
-        Member(method == "power", torch.as_tensor(np.array(features)), torch.as_tensor(np.array(classes)))
-        for method, configurations in classifier.ensemble_generator_.ensemble_configs_.items()
+        Member(method == "power", torch.as_tensor(kept[list(features)]), torch.as_tensor(np.array(classes)))
+        for method, configurations in ensemble.ensemble_configs_.items()
         for features, classes in configurations
     ]
 
@@ -77,6 +84,9 @@ class DifferentiableTabICL:
     def logits(self, context: Tensor, labels: Tensor, queries: Tensor, member: Member) -> Tensor:
         """Logits of one member.
 
+        Columns that are constant in a context are left out of it, as the wrapper does, and get no gradient. Contexts
+        that keep the same columns are one batch; where they do not, each goes through the network on its own.
+
         Args:
             context: (B, n, k), columns after the protocol, for B contexts.
             labels: (n,), class indices in ``range(C)``, C at most ``max_classes``; each occurs.
@@ -88,11 +98,18 @@ class DifferentiableTabICL:
         """
         known, unknown = preprocess(context, queries, member.power, self.outlier_threshold)
         classes = to_device(member.classes, labels.device)
-        rows = torch.cat([known, unknown], 1)[..., to_device(member.features, context.device)]
-        seen = classes[labels].expand(len(context), -1).to(rows.dtype)
+        rows, seen = torch.cat([known, unknown], 1), classes[labels]
         dtype = next(self.model.parameters()).dtype  # the rest of a run may be in double precision
-        logits: Tensor = self.model(rows.to(dtype), seen.to(dtype))
-        return logits[..., classes].to(rows.dtype)
+
+        def forward(rows: Tensor, columns: list[int]) -> Tensor:
+            rows = rows[..., to_device(torch.tensor(columns), rows.device)]
+            logits: Tensor = self.model(rows.to(dtype), seen.expand(len(rows), -1).to(rows).to(dtype))
+            return logits[..., classes].to(rows.dtype)
+
+        columns = columns_shown(context, member)
+        if columns.count(columns[0]) == len(columns):
+            return forward(rows, columns[0])
+        return torch.cat([forward(*part) for part in zip(rows.split(1), columns, strict=True)])
 
     @torch.no_grad()
     def attention(self, context: Tensor, labels: Tensor, queries: Tensor, member: Member) -> Tensor:
@@ -122,7 +139,8 @@ class DifferentiableTabICL:
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack(layers, 1)
+        forwards = [layers[first : first + len(blocks)] for first in range(0, len(layers), len(blocks))]
+        return torch.cat([torch.stack(forward, 1) for forward in forwards])
 
 
 def attention_weights(attention: torch.nn.MultiheadAttention, rows: Tensor, known: Tensor) -> Tensor:
@@ -149,8 +167,38 @@ def attention_weights(attention: torch.nn.MultiheadAttention, rows: Tensor, know
     return weights
 
 
+def varying(context: Tensor) -> Tensor:
+    """Which columns the wrapper keeps, by its ``UniqueFeatureFilter``: those that are not constant in a context.
+
+    Where all are constant it keeps the first, and where there is one row, all.
+
+    Args:
+        context: (B, n, k).
+
+    Returns:
+        (B, k), boolean.
+    """
+    if context.shape[1] == 1:
+        return torch.ones_like(context[:, 0], dtype=torch.bool)
+    kept = (context != context[:, :1]).any(1)
+    kept[:, 0] |= ~kept.any(1)
+    return kept
+
+
+def columns_shown(context: Tensor, member: Member) -> list[list[int]]:
+    """Indices of the columns that a member's model sees of each context (B, n, k), in its order.
+
+    How many there are depends on values, so the CPU waits for the device here. It costs next to nothing: what comes
+    next is TabICL's network, which begins by waiting for values itself, for columns to skip and for the largest label.
+    """
+    features = member.features.tolist()
+    return [[column for column in features if kept[column]] for kept in varying(context).tolist()]
+
+
 def preprocess(context: Tensor, queries: Tensor, power: bool, threshold: float) -> tuple[Tensor, Tensor]:
     """TabICL's ``PreprocessingPipeline`` fitted on the context, differentiable.
+
+    It treats every column by itself; the wrapper has dropped constant ones before, see `varying`.
 
     Args:
         context: (B, n, k).
@@ -167,12 +215,15 @@ def preprocess(context: Tensor, queries: Tensor, power: bool, threshold: float) 
     scale = both[:, :n].std(1, keepdim=True, unbiased=False) + 1e-6
     both = ((both - mean) / scale).clamp(-100, 100)
     if power:
-        both = yeo_johnson(both, fit_exponents(both[:, :n]))
-        mean = both[:, :n].mean(1, keepdim=True)
-        both = (both - mean) / both[:, :n].std(1, keepdim=True, unbiased=False).clamp_min(1e-6)
+        exponents = fit_exponents(both[:, :n])
+        both = yeo_johnson(within_range(both, n, exponents), exponents)
+        mean, spread = both[:, :n].mean(1, keepdim=True), both[:, :n].std(1, keepdim=True, unbiased=False)
+        # scikit-learn's StandardScaler divides a constant column by 1.
+        varies = (both[:, :n] != both[:, :1]).any(1, keepdim=True) & (spread > 0)
+        both = (both - mean) / torch.where(varies, spread, 1)
     # Two stages: bounds without what lies outside the first bounds, pulled in logarithmically.
     known = both[:, :n]
-    centre, spread = known.mean(1, keepdim=True), known.std(1, keepdim=True).clamp_min(1e-6)
+    centre, spread = known.mean(1, keepdim=True), known.std(1, keepdim=True, correction=min(1, n - 1)).clamp_min(1e-6)
     inside = ((known - centre).abs() <= threshold * spread).to(known)
     count = inside.sum(1, keepdim=True)
     centre = (known * inside).sum(1, keepdim=True) / count
@@ -183,12 +234,31 @@ def preprocess(context: Tensor, queries: Tensor, power: bool, threshold: float) 
     return both[:, :n], both[:, n:]
 
 
+def within_range(both: Tensor, n: int, exponents: Tensor) -> Tensor:
+    """Rows whose queries the power transform can take.
+
+    Where it overflows for one query, the wrapper clips all of them, in every column, to the range of the context.
+
+    Args:
+        both: n context rows, then queries, (B, n + q, k), standardised.
+        n: how many.
+        exponents: (B, 1, k).
+
+    Returns:
+        The rows, (B, n + q, k).
+    """
+    finite = yeo_johnson(both[:, n:].detach(), exponents).isfinite().all(2, keepdim=True).all(1, keepdim=True)
+    clipped = both.clamp(both[:, :n].amin(1, keepdim=True), both[:, :n].amax(1, keepdim=True))
+    return torch.where(finite, both, clipped)
+
+
 def fit_exponents(context: Tensor) -> Tensor:
     """Yeo-Johnson exponents of the columns of each context (B, n, k), by maximum likelihood: (B, 1, k), constants.
 
     The likelihood has one maximum in the exponent, of which it is found where it lies within +- 128: by looking at a
-    grid of exponents, and at finer ones around the best, on the device and without waiting for it. A constant column
-    has exponent 1, as scikit-learn's.
+    grid of exponents, and at finer ones around the best, on the device and without waiting for it. scikit-learn's are
+    those of ``scipy.stats.yeojohnson``, which looks between bounds that keep float32, or what the context has, from
+    overflowing; a constant column has exponent 1.
     """
     x = context.detach().double()
     slope = (x.sign() * x.abs().log1p()).sum(1, keepdim=True)
@@ -206,7 +276,24 @@ def fit_exponents(context: Tensor) -> Tensor:
         low, high = (grid.gather(0, (best + side).clamp(0, GRID - 1))[0] for side in (-1, 1))
     spread, rounding = x.std(1, correction=0, keepdim=True), x.shape[1] * torch.finfo(x.dtype).eps
     constant = spread <= rounding * x.mean(1, keepdim=True).abs()
-    return torch.where(constant, 1, (low + high) / 2).to(context)
+    low_bound, high_bound = exponent_bounds(context)
+    return torch.where(constant, 1, ((low + high) / 2).clamp(low_bound, high_bound)).to(context)
+
+
+def exponent_bounds(context: Tensor) -> tuple[Tensor, Tensor]:
+    """The bounds that ``scipy.stats.yeojohnson_normmax`` sets on the exponents, for columns of (B, n, k): (B, 1, k).
+
+    Values of up to 20 times the largest, transformed, are to be squared within the range of their type.
+    """
+    x, kind = context.detach().double(), torch.finfo(context.dtype)
+    span = (20 * x.abs().amax(1, keepdim=True)).log1p()
+    low = (math.log(kind.tiny) - math.log(kind.eps)) / 2 / span
+    high = (math.log(kind.max) + math.log(kind.eps)) / 2 / span
+    negative, mixed = (x < 0).all(1, keepdim=True), (x < 0).any(1, keepdim=True)
+    return (
+        torch.where(negative, 2 - high, torch.where(mixed, torch.maximum(2 - high, low), low)),
+        torch.where(negative, 2 - low, torch.where(mixed, torch.minimum(2 - low, high), high)),
+    )
 
 
 def yeo_johnson(x: Tensor, exponent: Tensor) -> Tensor:
@@ -220,7 +307,8 @@ def yeo_johnson(x: Tensor, exponent: Tensor) -> Tensor:
         (B, n, k).
     """
     tiny = torch.finfo(x.dtype).eps
-    log_positive, log_negative = torch.log1p(x.clamp_min(0)), torch.log1p((-x).clamp_min(0))
+    # Not clamp_min, whose gradient at 0 is none: the transform's is 1 there.
+    log_positive, log_negative = torch.log1p(torch.where(x < 0, 0, x)), torch.log1p(torch.where(x >= 0, 0, -x))
 
     def power(log_base: Tensor, e: Tensor) -> Tensor:
         safe = torch.where(e.abs() < tiny, torch.ones_like(e), e)

@@ -100,6 +100,17 @@ def test_columns_are_what_members_without_power_transform_see(protocol):
         np.testing.assert_allclose(ours, preprocessor.transform(descent.protocol(z).numpy()), rtol=1e-4, atol=1e-5)
 
 
+def test_columns_that_are_constant_in_the_context_are_left_out():
+    z, y = clusters(12)
+    z[:, [1, 4]] = 0.5
+    descent = fitted("raw", context=(z, y))
+    ensemble = TabICLProbe(descent.protocol, MINI).classifier().fit(z.numpy(), y.numpy()).ensemble_generator_
+    for ours, rows in zip(descent.columns(TEST.z), (z, TEST.z), strict=True):
+        expected = ensemble.preprocessors_["none"].transform(ensemble.unique_filter_.transform(rows.numpy()))
+        assert ours.shape[1] == 4
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_classes_that_a_context_lacks():
     z, y = clusters(8, classes=2)
     probabilities = fitted(context=(z, torch.tensor([2, 5])[y]), steps=30).predict_proba(TEST.z)

@@ -1,5 +1,6 @@
 """The in-context objective on clusters, with the bundled TabICL in the loop."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from tabicl._model.tabicl import TabICL
 from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import BUNDLED
 from synthicl.in_context.differentiable import random_member
-from synthicl.in_context.protocol import fit_protocol
+from synthicl.in_context.protocol import Protocol, fit_protocol
 from synthicl.objectives import InContext, LabelledEmbeddings
 from synthicl.objectives.in_context import draw_rows, draw_with_chances
 
@@ -65,6 +66,32 @@ def test_equals_the_cross_entropy_written_out():
         )
         expected += F.cross_entropy(logits[0], real.y[chosen[view]]) / 2
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_columns_that_are_constant_in_the_context_are_not_seen():
+    """Raw rows of a backbone whose features may be zero in all of them: as if there were only the others."""
+    real, synthetic = clusters(30), clusters(1, seed=3)
+    z = synthetic.z.clone()
+    z[:, [0, 4]] = 0.0
+    z.requires_grad_()
+    objective = prepared(real, queries=5)
+    objective._protocol = Protocol("raw", 8)
+    loss = objective(synthetic._replace(z=z), real, C, generator())
+    loss.backward()
+    assert z.grad.isfinite().all()
+    assert [bool(column.any()) for column in z.grad.T] == [False, True, True, True, False, True]
+
+    draws = generator()
+    torch.randint(1, (), generator=draws)
+    torch.randperm(C, generator=draws)
+    draw_rows(torch.arange(C), C, torch.arange(C), draws)
+    chosen = draw_with_chances(torch.ones(len(real.y)), 5, draws)
+    member = random_member(D, C, draws)
+    kept = [1, 2, 3, 5]
+    order = torch.tensor([kept.index(column) for column in member.features.tolist() if column in kept])
+    rows, queries = z.detach()[None, :, kept], real.z[None, chosen][..., kept]
+    logits = objective._tabicls[0].logits(rows, synthetic.y, queries, replace(member, features=order))
+    torch.testing.assert_close(loss, F.cross_entropy(logits[0], real.y[chosen]))
 
 
 def test_good_contexts_have_a_lower_loss_than_mislabelled_ones():
