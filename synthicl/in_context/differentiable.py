@@ -103,7 +103,7 @@ class DifferentiableTabICL:
 
         def forward(rows: Tensor, columns: list[int]) -> Tensor:
             rows = rows[..., to_device(torch.tensor(columns), rows.device)]
-            logits: Tensor = self.model(rows.to(dtype), seen.expand(len(rows), -1).to(rows).to(dtype))
+            logits: Tensor = self.model(rows.to(dtype), seen.expand(len(rows), -1).to(dtype))
             return logits[..., classes].to(rows.dtype)
 
         columns = columns_shown(context, member)
@@ -188,8 +188,8 @@ def varying(context: Tensor) -> Tensor:
 def columns_shown(context: Tensor, member: Member) -> list[list[int]]:
     """Indices of the columns that a member's model sees of each context (B, n, k), in its order.
 
-    How many there are depends on values, so the CPU waits for the device here. It costs next to nothing: what comes
-    next is TabICL's network, which begins by waiting for values itself, for columns to skip and for the largest label.
+    How many there are depends on values, so the CPU waits for the device here. It costs little: what comes next is
+    TabICL's network, which begins by waiting for values itself, for columns to skip and for the largest label.
     """
     features = member.features.tolist()
     return [[column for column in features if kept[column]] for kept in varying(context).tolist()]

@@ -3,7 +3,8 @@
 Cross-entropy of TabICL(query | synthetic context) on real queries, back-propagated through TabICL into the context rows
 and on into the images. The idea without images: In-Context Data Distillation with TabPFN, Ma et al., 2024,
 https://arxiv.org/abs/2402.06971. Each view of the synthetic images is a context of its own; the order of columns,
-the shift of labels and the power transform are drawn in each step, as the deployed ensemble varies them.
+the shift of labels and the power transform are drawn in each step, as the deployed ensemble varies them. Columns
+that are constant in a context are no part of it, and have no gradient.
 """
 
 from __future__ import annotations
