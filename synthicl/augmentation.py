@@ -57,9 +57,9 @@ class Augmentation:
         flip: probability of a horizontal flip.
         area: least and greatest share of the image that a crop keeps.
         ratio: least and greatest aspect ratio of a crop.
-        crop: where boxes lie. ``inside`` the image, at whole pixels, as torchvision's and kornia's do; or ``across`` it,
-            as the public code's: the width sqrt(a r) or the height sqrt(a / r) of a box, as shares of the image, may exceed
-            1 (14 % of the boxes with the defaults), its corner is u (1 - width), and outside the image there is black.
+        crop: where boxes lie. ``inside`` the image, at whole pixels, as torchvision's and kornia's do; or ``across``
+            it, as the public code's: the width sqrt(a r) or the height sqrt(a / r) of a box, as shares of the image,
+            may exceed 1 (14 % of the boxes with the defaults), its corner is u (1 - width), and outside there is black.
         noise_probability: probability that an image gets noise.
         noise_mean: mean of the noise. The public code has 0.5, the paper says 0.
         noise_std: standard deviation of the noise, in units of the [0, 1] range.
