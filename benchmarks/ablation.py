@@ -10,6 +10,8 @@ there. test is not looked at.
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import shlex
 import sys

@@ -13,6 +13,8 @@ TabICL are the same. Runs and scores that are there already are not made again.
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import shlex
 import sys

@@ -16,6 +16,8 @@ Muon: K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import json
 import math
