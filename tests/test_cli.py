@@ -725,3 +725,26 @@ def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
     assert context.class_names[0] == "tench"
     assert (tmp_path / "outputs/imagenette-160/latest/images/English springer/000.png").exists()
     assert "synthetic" in out
+
+
+def test_threads_do_not_spin_while_they_wait():
+    """Asked of a fresh process: OpenMP reads it once, when torch is loaded."""
+    program = "import os, synthicl; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")], ids=str
+)
+def test_nothing_that_is_run_loads_torch_before_it_is_set(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next(
+        line for line in lines if line.startswith(("import torch", "import synthicl", "from synthicl", "from runs"))
+    )
+    if "__main__" in "".join(lines):
+        assert not first.startswith("import torch"), first
