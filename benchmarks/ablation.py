@@ -10,6 +10,8 @@ there. test is not looked at.
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import shlex
 import sys
@@ -67,6 +69,7 @@ VARIATIONS: dict[str, dict[str, list[str]]] = {
         "matching at twice the weight": [f"{INIT}.weights=[3,3,1]"],
         "matching on clean images only": [f"{INIT}.weights=[3,0,1]"],
         "matching on augmented views only": [f"{INIT}.weights=[0,3,1]"],
+        "clean queries": [f"{INIT}.terms.init_args.query_view=clean"],
         "4 views": ["--model.views=4"],
         "crops of 0.08 to 1": ["--model.augmentation.area=[0.08,1]"],
         **COMMON,

@@ -7,6 +7,8 @@ Columns and protocol are chosen on val; test is scored once, with what val chose
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 from pathlib import Path
 
 import numpy as np

@@ -7,6 +7,8 @@ Two constants of each backbone are measured, the FLOPs of a row and what autogra
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 from dataclasses import dataclass
 from pathlib import Path
 

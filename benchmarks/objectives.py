@@ -4,6 +4,7 @@
     python benchmarks/objectives.py --objectives lgm ridge in_context in_context_lgm --ipc 2 5 10 --seeds 3 \
         --page docs/objectives-digits-ipc.md
     python benchmarks/objectives.py --objectives lgm lgm_reference        # the public code's settings (slow)
+    python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views=3" --seeds 1  # its own flags
     python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
 
 Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, protocol and
@@ -11,6 +12,8 @@ TabICL are the same. Runs and scores that are there already are not made again.
 """
 
 from __future__ import annotations
+
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
 
 import argparse
 import shlex
@@ -134,8 +137,9 @@ def main() -> None:
         runs: dict[str, list[Path]] = {}
         for objective in options.objectives:
             for seed in range(options.seeds):
-                folder = options.output_dir / options.name / objective / f"ipc_{ipc}" / f"seed_{seed}"
-                varied = [f"--model.objective={objective}", f"--model.ipc={ipc}", f"--model.seed={seed}"]
+                name, *own = objective.split()
+                folder = options.output_dir / options.name / "_".join([name, *own]) / f"ipc_{ipc}" / f"seed_{seed}"
+                varied = [f"--model.objective={name}", *own, f"--model.ipc={ipc}", f"--model.seed={seed}"]
                 runs.setdefault(objective, []).append(distil(folder, [*flags, *varied]))
             for run in runs[objective]:
                 add(together, score(run, options, ipc, real=False).of("compare"), {"synthetic": objective}, "last")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import ctypes
 import gc
 import json

@@ -10,6 +10,8 @@ What is compared is measured in one run, turn by turn. Flags that are not the sc
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import json
 import logging
@@ -25,6 +27,7 @@ import projection
 import step
 import time_to_accuracy
 import torch
+import waiting
 from runs import machine
 
 from synthicl.report.table import markdown
@@ -74,7 +77,8 @@ PROJECTION = {
     "cpu": [("dinov2_vits14", "bf16-mixed"), ("dinov2_vitb14", "bf16-mixed")],
     "cuda": [("dinov2_vitb14", "32-true"), ("dinov2_vitb14", "bf16-mixed"), ("dinov2_vitl14", "bf16-mixed")],
 }
-SECTIONS = ("accuracy", "projection", "step", "memory", "bank")
+WAITING = [("mini", 0, 100), ("efficientnet_lite0", 0, 15), ("dinov2_vits14", 0, 3)]
+SECTIONS = ("accuracy", "projection", "step", "memory", "bank", "waiting")
 
 
 def main() -> None:
@@ -120,8 +124,10 @@ def main() -> None:
             results = step.measure(STEPS[device], options.steps)
         elif section == "memory":
             results = peak_memory.measure(MEMORY[device])
-        else:
+        elif section == "bank":
             results = bank.measure(BANK[device])
+        else:
+            results = waiting.measure(WAITING)
         found[section] = {"machine": machine(), "command": command, "name": options.name, "results": results}
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     options.page.write_text(page(found, options.page.stem), encoding="utf-8")
@@ -149,6 +155,7 @@ TITLES = {
     "step": "## A step beside the backbone alone",
     "memory": "## Peak memory",
     "bank": "## Building an embedding bank",
+    "waiting": "## Threads that wait",
 }
 TEXTS = {
     "accuracy": (
@@ -180,6 +187,11 @@ TEXTS = {
         "Building against the forward passes of the same number of images alone, in batches of 64; reading is one "
         "process that reads every image once."
     ),
+    "waiting": (
+        "Median seconds of a step of ten clean images through Lightning's Trainer on all cores, two here, each in a "
+        "process of its own: on an idle machine, and beside a job that keeps one core busy. `passive` is what synthicl "
+        "sets; `spinning` is OMP_WAIT_POLICY=active, `one thread` OMP_NUM_THREADS=1."
+    ),
 }
 TABLES: dict[str, Any] = {
     "accuracy": time_to_accuracy.table,
@@ -187,6 +199,7 @@ TABLES: dict[str, Any] = {
     "step": step.table,
     "memory": peak_memory.table,
     "bank": bank.table,
+    "waiting": waiting.table,
 }
 
 

@@ -11,6 +11,8 @@ is best on val is kept, and scored on test once, at the end.
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import json
 import platform

@@ -1,16 +1,12 @@
 """Pre-train the bundled mini TabICL on a synthetic prior of class clusters: it sees no image and no embedding.
 
-    python scripts/pretrain_tabicl.py --steps 24000 --seed 0                                    # mini
-    python scripts/pretrain_tabicl.py --init synthicl/in_context/weights/mini.ckpt --curriculum wide --steps 14000 \
-        --lr 0.002 --seed 2 --output synthicl/in_context/weights/mini_wide.ckpt                 # mini_wide
+    python scripts/pretrain_tabicl.py --steps 24000 --seed 0
 
 The model is the real ``tabicl`` package's, only small; the checkpoint is in tabicl's own format. What makes it work:
 
 - the prior looks like the task: anisotropic, heavy-tailed, sometimes multi-modal class clusters in 4 to 32 columns, 2
   to 10 classes, 1 to 90 context rows per class;
 - a curriculum over classes and columns, and Muon: AdamW on the full prior does not leave chance level in this time;
-- ``wide`` goes on from there with what embeddings of photographs look like: up to 64 columns, many modes in a class,
-  and directions of large variance that tell no class from another (light, background);
 - columns are shuffled in every table: the ensemble members of ``TabICLClassifier`` shuffle them too;
 - every random draw is a function of (seed, step), so that a run that was interrupted goes on exactly.
 
@@ -19,6 +15,8 @@ Muon: K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
 """
 
 from __future__ import annotations
+
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
 
 import argparse
 import json
@@ -61,34 +59,22 @@ QUERIES = 32
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the curriculum: up to which share of the run it lasts and how large its tables are.
-
-    Attributes:
-        max_modes: clusters in a class, at most; the first stages have three, in two fifths of the tables.
-        nuisances: directions of variance that all classes share, at most.
-        max_cells: rows x columns of one table, at most; fewer rows are drawn where it would be more.
-    """
+    """One stage of the curriculum: up to which share of the run it lasts and how large its tables are."""
 
     until: float
     max_classes: int
     columns: tuple[int, int]
     max_shots: int
-    max_modes: int = 3
-    nuisances: int = 0
-    max_cells: int | None = None
 
 
-CURRICULA = {
-    "mini": (
-        Stage(0.015, 2, (4, 8), 6),
-        Stage(0.04, 3, (4, 8), 6),
-        Stage(0.08, 5, (4, 12), 6),
-        Stage(0.30, 10, (6, 16), 12),
-        Stage(0.60, 10, (6, 24), 40),
-        Stage(1.00, 10, (6, 32), 90),
-    ),
-    "wide": (Stage(1.00, 10, (8, 64), 90, max_modes=12, nuisances=6, max_cells=16_000),),
-}
+CURRICULUM = (
+    Stage(0.015, 2, (4, 8), 6),
+    Stage(0.04, 3, (4, 8), 6),
+    Stage(0.08, 5, (4, 12), 6),
+    Stage(0.30, 10, (6, 16), 12),
+    Stage(0.60, 10, (6, 24), 40),
+    Stage(1.00, 10, (6, 32), 90),
+)
 
 
 def draw_tables(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tensor, int, int]:
@@ -114,8 +100,6 @@ def draw_tables(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tenso
     columns = integer(*stage.columns)
     # One row per class in a quarter of the tables, else log-uniform up to the stage's most.
     shots = 1 if uniform(0, 1, 1).item() < 0.25 else round(math.exp(uniform(0, math.log(stage.max_shots), 1).item()))
-    if stage.max_cells:
-        shots = max(1, min(shots, (stage.max_cells // columns - QUERIES) // classes))
     context = classes * shots
     rows = context + QUERIES
     count = min(max(CELLS // (rows * columns), 3), 48)
@@ -135,8 +119,8 @@ def draw_tables(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tenso
     falling = torch.exp(-uniform(0, 3, count, 1, 1) * torch.arange(columns) / columns)
     separation = torch.exp(uniform(-0.6, 1.5, count, 1, 1))
     easier_with_few_columns = (12 / columns) ** 0.5 if columns < 12 else 1.0
-    modes, furthest, share = (3, 0.7, 0.4) if stage.max_modes == 3 else (integer(1, stage.max_modes), 1.5, 0.8)
-    spread = uniform(0, furthest, count, 1, 1, 1) * (uniform(0, 1, count, 1, 1, 1) < share)
+    modes = 3
+    spread = uniform(0, 0.7, count, 1, 1, 1) * (uniform(0, 1, count, 1, 1, 1) < 0.4)
     means = normal(count, classes, 1, columns) + spread * normal(count, classes, modes, columns)
     means = means * (separation * falling * easier_with_few_columns)[:, :, None]
     mode = torch.randint(0, modes, (count, rows), generator=generator)
@@ -152,10 +136,6 @@ def draw_tables(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tenso
     class_width = torch.exp(uniform(-0.3, 0.3, count, classes)).gather(1, y)[..., None]
     row_width = torch.exp(normal(count, rows, 1) * uniform(0, 0.4, count, 1, 1))
     x = x + noise * class_width * row_width
-    if stage.nuisances:  # directions that vary a lot and tell nothing
-        directions = integer(1, stage.nuisances)
-        along = normal(count, directions, columns) / columns**0.5 * uniform(0, 6, count, directions, 1)
-        x = x + normal(count, rows, directions) @ along
 
     # Half of the tables in a rotated basis; a third squashed; columns always shuffled.
     rotation = torch.linalg.qr(normal(count, columns, columns)).Q
@@ -169,9 +149,9 @@ def draw_tables(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tenso
     return x.clamp(-8, 8), y, context, classes
 
 
-def stage_at(curriculum: str, progress: float) -> Stage:
+def stage_at(progress: float) -> Stage:
     """The curriculum's stage at a share of the run in [0, 1)."""
-    return next(stage for stage in CURRICULA[curriculum] if progress < stage.until)
+    return next(stage for stage in CURRICULUM if progress < stage.until)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -205,16 +185,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--curriculum", choices=CURRICULA, default="mini")
-    parser.add_argument("--init", type=Path, help="a checkpoint to start from, in place of random weights")
     parser.add_argument("--output", type=Path, default=Path("synthicl/in_context/weights/mini.ckpt"))
     parser.add_argument("--resume", type=Path, help="a training state (*.state) that an interrupted run left")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
     model = TabICL(**CONFIG).train()
-    if options.init:
-        model.load_state_dict(torch.load(options.init, weights_only=True)["state_dict"])
     optimizer = Muon(
         param_groups=[{"params": list(model.parameters()), "use_muon": True}],
         lr=options.lr,
@@ -246,7 +222,7 @@ def main() -> None:
         generator = torch.Generator().manual_seed(options.seed * 10_000_000 + step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.lr)
-        x, y, context, classes = draw_tables(stage_at(options.curriculum, step / options.steps), generator)
+        x, y, context, classes = draw_tables(stage_at(step / options.steps), generator)
         logits = model(x, y[:, :context].float())[..., :classes]
         loss = F.cross_entropy(logits.flatten(0, 1), y[:, context:].flatten())
         optimizer.zero_grad()
@@ -266,9 +242,7 @@ def main() -> None:
     seconds = time.time() - start
     save(options.steps, seconds)
     provenance = {
-        "command": f"python scripts/pretrain_tabicl.py --steps {options.steps} --lr {options.lr} --seed {options.seed}"
-        + (f" --init {options.init}" if options.init else "")
-        + (f" --curriculum {options.curriculum}" if options.curriculum != "mini" else ""),
+        "command": f"python scripts/pretrain_tabicl.py --steps {options.steps} --lr {options.lr} --seed {options.seed}",
         "seed": options.seed,
         "hours": round(seconds / 3600, 2),
         "data": "synthetic class clusters only (draw_tables in scripts/pretrain_tabicl.py)",

@@ -11,6 +11,7 @@ GPU as much as a small backbone).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import kornia.augmentation as K
 import torch
@@ -56,6 +57,9 @@ class Augmentation:
         flip: probability of a horizontal flip.
         area: least and greatest share of the image that a crop keeps.
         ratio: least and greatest aspect ratio of a crop.
+        crop: where boxes lie. ``inside`` the image, at whole pixels, as torchvision's and kornia's do; or ``across``
+            it, as the public code's: the width sqrt(a r) or the height sqrt(a / r) of a box, as shares of the image,
+            may exceed 1 (14 % of the boxes with the defaults), its corner is u (1 - width), and outside there is black.
         noise_probability: probability that an image gets noise.
         noise_mean: mean of the noise. The public code has 0.5, the paper says 0.
         noise_std: standard deviation of the noise, in units of the [0, 1] range.
@@ -64,6 +68,7 @@ class Augmentation:
     flip: float = 0.5
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop: Literal["inside", "across"] = "inside"
     noise_probability: float = 0.5
     noise_mean: float = 0.0
     noise_std: float = 0.2
@@ -86,12 +91,24 @@ class Augmentation:
         """Draw the parameters of ``count`` square images of ``image_size`` pixels, as a function of ``key``."""
         with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
             torch.manual_seed(derive_seed(*key))
-            crop = K.RandomResizedCrop((image_size, image_size), self.area, self.ratio, cropping_mode="resample")
-            corners = crop.forward_parameters(torch.Size((count, 3, image_size, image_size)))["src"]
+            boxes = self._boxes_across(count) * image_size if self.crop == "across" else self._boxes(count, image_size)
             flip, noisy = torch.rand(2, count) < torch.tensor([[self.flip], [self.noise_probability]])
-        left_top = corners[:, 0]
-        boxes = torch.cat([left_top, corners[:, 2] + 1 - left_top], 1)  # kornia's corners are inclusive
         return AugmentationParameters(boxes, flip, noisy, 0, derive_seed(*key, "noise"))
+
+    def _boxes(self, count: int, image_size: int) -> Tensor:
+        """Boxes inside the image, (N, 4) left, top, width, height in pixels."""
+        crop = K.RandomResizedCrop((image_size, image_size), self.area, self.ratio, cropping_mode="resample")
+        corners = crop.forward_parameters(torch.Size((count, 3, image_size, image_size)))["src"]
+        left_top = corners[:, 0]
+        return torch.cat([left_top, corners[:, 2] + 1 - left_top], 1)  # kornia's corners are inclusive
+
+    def _boxes_across(self, count: int) -> Tensor:
+        """The public code's boxes (linear-gradient-matching, commit 1d84ffd), (N, 4), as shares of the image."""
+        area, ratio = torch.tensor(self.area), torch.tensor(self.ratio).log()
+        areas = area[0] + torch.rand(count) * (area[1] - area[0])
+        ratios = (ratio[0] + torch.rand(count) * (ratio[1] - ratio[0])).exp()
+        sizes = torch.stack([areas * ratios, areas / ratios], 1).sqrt()
+        return torch.cat([torch.rand(count, 2) * (1 - sizes), sizes], 1)
 
     def apply(self, images: Tensor, parameters: AugmentationParameters, size: int) -> Tensor:
         """Crop, flip and add noise.
@@ -112,7 +129,8 @@ class Augmentation:
         theta = images.new_zeros(len(images), 2, 3)
         theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0] * mirror, scale[:, 1], shift
         grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
-        views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        outside = "zeros" if self.crop == "across" else "border"
+        views = F.grid_sample(images, grid, padding_mode=outside, align_corners=False)
         if self.noise_probability == 0:
             return views
         noisy = to_device(parameters.noisy, images.device)[:, None, None, None]

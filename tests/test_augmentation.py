@@ -41,6 +41,33 @@ def test_crop_equals_torchvision(size):
         torch.testing.assert_close(actual[row][:, inner, inner], expected[:, inner, inner], rtol=0, atol=1e-4)
 
 
+def test_boxes_across_the_image_are_the_public_code_s():
+    """Width sqrt(a r), height sqrt(a / r), corner u (1 - width): what that says of their distribution."""
+    drawn = Augmentation(crop="across").draw(200_000, 50, 0).boxes / 50
+    corner, size = drawn[:, :2], drawn[:, 2:]
+    area, ratio = size.prod(1), size[:, 0] / size[:, 1]
+    assert area.min() >= 0.08 and area.max() <= 1 and ratio.min() >= 3 / 4 and ratio.max() <= 4 / 3
+    for values, low, high in ((area, 0.08, 1.0), (ratio.log(), torch.tensor(3 / 4).log(), torch.tensor(4 / 3).log())):
+        uniform = ((values - low) / (high - low)).sort().values
+        assert (uniform - torch.linspace(0, 1, len(uniform))).abs().max() < 0.005  # Kolmogorov and Smirnov's distance
+    exceeds = (size > 1).any(1)
+    assert exceeds.float().mean() == pytest.approx(0.14, abs=0.005)
+    assert (Augmentation(crop="across", area=(0.6, 1)).draw(200_000, 50, 0).boxes[:, 2:] > 50).any(
+        1
+    ).float().mean() == pytest.approx(0.33, abs=0.01)
+    place = corner / (1 - size)
+    assert place.min() >= 0 and place.max() <= 1 and place.mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+    assert not (Augmentation().draw(1000, 50, 0).boxes[:, 2:] > 50).any()
+
+
+def test_outside_the_image_there_is_black_where_boxes_lie_across_it():
+    x = torch.ones(1, 3, 16, 16)
+    parameters = identity(1, 16, boxes=torch.tensor([[-8.0, 0.0, 32.0, 16.0]]))
+    seen = Augmentation(crop="across").apply(x, parameters, 16)[0, 0, 8]
+    assert seen[:3].tolist() == [0, 0, 0] and seen[-3:].tolist() == [0, 0, 0] and seen[6:10].tolist() == [1] * 4
+    assert Augmentation().apply(x, parameters, 16).min() == 1
+
+
 def test_parameters_are_a_function_of_the_key():
     augmentation = Augmentation()
     first, again = (augmentation.draw(8, 16, 0, "synthetic", 3) for _ in range(2))

@@ -394,14 +394,16 @@ ONLINE = ["--model.objective=lgm", "--model.real=online", "--model.views=2"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "steps"),
+    ("flags", "steps", "tolerance"),
     [
-        (["--model.objective=in_context_lgm"], 12),  # TabICL computes in 32 bit
-        (["--model.objective=ridge", "--model.soft_labels=true"], 50),
-        (ONLINE, 50),
+        # TabICL computes in 32 bit: what differs by rounding in 64 bit may differ by rounding in 32 bit behind it.
+        (["--model.objective=in_context_lgm"], 12, 1e-6),
+        (["--model.objective=in_context_views"], 12, 1e-6),
+        (["--model.objective=ridge", "--model.soft_labels=true"], 50, 1e-8),
+        (ONLINE, 50, 1e-8),
     ],
 )
-def test_several_processes_equal_one(flags, steps, tmp_path):
+def test_several_processes_equal_one(flags, steps, tolerance, tmp_path):
     """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
     flags = [*DIGITS, *QUICK, *flags, "--trainer.precision=64-true", "--model.chunk_size=4"]
     flags += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
@@ -415,10 +417,10 @@ def test_several_processes_equal_one(flags, steps, tmp_path):
     assert one["global_step"] == many["global_step"] == steps
     assert one["state_dict"].keys() == many["state_dict"].keys()
     for name, level in one["state_dict"].items():
-        torch.testing.assert_close(many["state_dict"][name], level, rtol=0, atol=1e-8)
+        torch.testing.assert_close(many["state_dict"][name], level, rtol=0, atol=tolerance)
     for key, moment in one["optimizer_states"][0]["state"].items():
         other = many["optimizer_states"][0]["state"][key]
-        torch.testing.assert_close(other["exp_avg"], moment["exp_avg"], rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(other["exp_avg"], moment["exp_avg"], rtol=100 * tolerance, atol=tolerance / 1e4)
 
 
 def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path):
@@ -723,3 +725,26 @@ def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
     assert context.class_names[0] == "tench"
     assert (tmp_path / "outputs/imagenette-160/latest/images/English springer/000.png").exists()
     assert "synthetic" in out
+
+
+def test_threads_do_not_spin_while_they_wait():
+    """Asked of a fresh process: OpenMP reads it once, when torch is loaded."""
+    program = "import os, synthicl; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")], ids=str
+)
+def test_nothing_that_is_run_loads_torch_before_it_is_set(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next(
+        line for line in lines if line.startswith(("import torch", "import synthicl", "from synthicl", "from runs"))
+    )
+    if "__main__" in "".join(lines):
+        assert not first.startswith("import torch"), first

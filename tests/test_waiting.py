@@ -166,7 +166,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*man
         (InContext(queries=8, members=3), {"views": 0, "ipc": 2}),
         (InContext(queries=8, balanced=True, view="augmented"), {"views": 2}),
         (WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0], [0.0, 0.5]), {"views": 0}),
-        (WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0]), {"views": 2}),
+        (WeightedSum([LinearGradientMatching(), InContext(query_view="augmented")], [0.1, 1.0]), {"views": 2}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Objective) else str(value),
 )

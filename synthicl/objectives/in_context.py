@@ -24,7 +24,7 @@ from synthicl.in_context.differentiable import DifferentiableTabICL, Member, ran
 from synthicl.in_context.protocol import Protocol as FittedProtocol
 from synthicl.memory import to_device
 from synthicl.objectives.linear_probe import class_balanced_weight
-from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective, View
+from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective, View, Views
 
 FLAG = "--model.objective: checkpoints"
 
@@ -52,6 +52,8 @@ class InContext(Objective):
             time: less memory for more time. They grow with views x (rows + queries) x columns; classes are limited by
             TabICL's outputs.
         view: what the context is made of; the ``clean`` row is the one that TabICL is given in the end.
+        query_view: what the real queries are. Augmented views (``--model.views``, ``--model.bank_views``) are many more
+            and harder, where TabICL classifies the few clean training images without an error and learns no more.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class InContext(Objective):
         balanced: bool = False,
         recompute: bool = False,
         view: View = "clean",
+        query_view: View = "clean",
     ) -> None:
         super().__init__()
         for flag, value in (("queries", queries), ("members", members)):
@@ -73,6 +76,7 @@ class InContext(Objective):
         self.balanced = balanced
         self.recompute = recompute
         self.view = view
+        self.query_view = query_view
         self._model_paths = [obtain(checkpoint_asset(name, flags=(FLAG, FLAG))) for name in checkpoints or []]
         for path in self._model_paths:
             check_checkpoint(path, FLAG)
@@ -87,6 +91,15 @@ class InContext(Objective):
         self._protocol = self._deployed.protocol.to(device)
         paths = self._model_paths or [self._deployed.model_path]
         self._tabicls = [DifferentiableTabICL(path, device) for path in paths]
+
+    def looks_at(self) -> set[View]:
+        """What the backbone must be shown for context and queries."""
+        return {self.view, self.query_view}
+
+    def loss(self, synthetic: Views, real: Views, num_classes: int, generator: torch.Generator) -> Tensor:
+        """The loss of one step; see `Objective`."""
+        loss: Tensor = self(synthetic.of(self.view), real.of(self.query_view), num_classes, generator)
+        return loss
 
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator

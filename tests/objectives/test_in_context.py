@@ -13,7 +13,7 @@ from synthicl.errors import UserError
 from synthicl.in_context.checkpoint import BUNDLED
 from synthicl.in_context.differentiable import random_member
 from synthicl.in_context.protocol import Protocol, fit_protocol
-from synthicl.objectives import InContext, LabelledEmbeddings
+from synthicl.objectives import InContext, LabelledEmbeddings, Views
 from synthicl.objectives.in_context import draw_rows, draw_with_chances
 
 C, D = 4, 6
@@ -92,6 +92,19 @@ def test_columns_that_are_constant_in_the_context_are_not_seen():
     rows, queries = z.detach()[None, :, kept], real.z[None, chosen][..., kept]
     logits = objective._tabicls[0].logits(rows, synthetic.y, queries, replace(member, features=order))
     torch.testing.assert_close(loss, F.cross_entropy(logits[0], real.y[chosen]))
+
+
+def test_context_and_queries_are_of_the_views_that_were_asked_for():
+    clean, augmented = clusters(30), clusters(60, seed=5)
+    synthetic = clusters(1, seed=3)
+    objective = prepared(clean, queries=5, query_view="augmented")
+    assert objective.looks_at() == {"clean", "augmented"}
+    expected = objective(synthetic, augmented, C, generator())
+    seen = objective.loss(Views(synthetic, None), Views(clean, augmented), C, generator())
+    assert torch.equal(seen, expected)
+    assert not torch.equal(seen, objective(synthetic, clean, C, generator()))
+    with pytest.raises(ValueError, match="no augmented views"):
+        objective.loss(Views(synthetic), Views(clean), C, generator())
 
 
 def test_good_contexts_have_a_lower_loss_than_mislabelled_ones():
