@@ -11,13 +11,13 @@ from synthicl.assets import cache_dir, require
 from synthicl.data.archives import SUFFIXES
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.datasets import dataset_spec
-from synthicl.data.datasets.groceries import EASY, HARD
+from synthicl.data.datasets.groceries import EASY, HARD, TUNING
 from synthicl.errors import UserError
 
 NAMES = ("groceries", "groceries-hard", "groceries-42", "groceries-81")
 APPLES = {"Golden Delicious", "Granny Smith", "Pink Lady", "Red Delicious", "Royal Gala"}
 COARSE = dict.fromkeys(APPLES, "Apple") | {"Brown Cap Mushroom": "Mushroom", "Regular Tomato": "Tomato"}
-FINE = sorted({*EASY, *HARD, "Passion Fruit"})
+FINE = [*sorted({*EASY, *HARD, "Passion Fruit"}), *TUNING]
 COUNTS = {"train": 8, "val": 2, "test": 3}  # images of a class; some have none in val
 
 
@@ -35,7 +35,8 @@ def repository(tmp_path):
     dataset = tmp_path / "data" / "GroceryStoreDataset" / "dataset"
     dataset.mkdir(parents=True)
     (dataset.parent / "LICENSE").write_text("MIT License")
-    coarse_ids = {name: number for number, name in enumerate(sorted({COARSE.get(name, name) for name in FINE}))}
+    sorted_coarse = [*sorted({COARSE.get(name, name) for name in FINE if name not in TUNING}), *TUNING]
+    coarse_ids = {name: number for number, name in enumerate(sorted_coarse)}
     header = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic Image Path (str)"
     table = []
     for number, fine in enumerate(FINE):
@@ -104,6 +105,17 @@ def test_class_names(repository):
     assert coarse == list(dict.fromkeys(COARSE.get(fine, fine) for fine in FINE))
     assert {"Apple", "Mushroom", "Passion Fruit"} < set(coarse)
     assert len(EASY) == len(HARD) == 10
+
+
+def test_settings_are_chosen_on_official_test_images_of_classes_that_are_reported_nowhere(repository):
+    dataset = load(repository, "groceries-tuning")
+    train, val, test = (pairs(dataset, split) for split in ("train", "val", "test"))
+    assert not set(TUNING) & {*EASY, *HARD}
+    assert {image.split()[-2] for image, _ in train} <= {"train", "val"}
+    assert {image.split()[-2] for image, _ in [*val, *test]} == {"test"}
+    assert not set(val) & set(test)
+    assert {name for _, name in val} == {name for _, name in test} == set(TUNING)
+    assert len(val) + len(test) == COUNTS["test"] * len(TUNING)
 
 
 def test_another_split_seed_gives_another_val_and_the_same_test(repository):
