@@ -39,7 +39,8 @@ JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in th
 
 def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) -> Results:
     """Score a run's context sets, or with ``real`` the real contexts of equal size."""
-    probes = ["tabicl", "linear", "ridge", "knn", *(["linear_reference"] if ipc == 1 and not real else [])]
+    reference = options.linear_reference and ipc == 1 and not real
+    probes = ["tabicl", "linear", "ridge", "knn", *(["linear_reference"] if reference else [])]
     settings = {"contexts": REAL if real else (), "probes": probes, "checkpoints": [JUDGE], "reference_seeds": 1}
     if real:
         settings |= {"ipc": ipc, "random_draws": options.random_draws}
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, nargs="+", default=[1])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random_draws", type=int, default=20)
+    parser.add_argument("--linear_reference", action=argparse.BooleanOptionalAction, default=True, help="slow")
     parser.add_argument("--transfer", help="a backbone that is shown the images as well")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--page", type=Path, default=Path("docs/objectives-digits.md"))
