@@ -1,7 +1,7 @@
 """How OpenMP's threads wait: a step on an idle machine and beside a job that keeps one core busy.
 
-A thread that waits by spinning takes the core from the thread that it waits for. synthicl sets
-``OMP_WAIT_POLICY=passive`` when it is imported, unless the environment says otherwise.
+A thread that waits by spinning takes the core from the thread that it waits for, one that sleeps is slow to wake. What
+synthicl sets when it is imported, unless the environment says otherwise, is a short spin before the sleep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from synthicl.backbones import create_backbone
 from synthicl.report.table import Table
 
 BUSY = "while True: pass"
-POLICIES = {"spinning": {"OMP_WAIT_POLICY": "active"}, "passive": {}, "one thread": {"OMP_NUM_THREADS": "1"}}
+POLICIES = {
+    "synthicl": {},
+    "spinning": {"OMP_WAIT_POLICY": "active"},
+    "sleeping": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
 
 
 class Clock(L.Callback):
@@ -61,7 +66,7 @@ def measure(shapes: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
             try:
                 for policy, variables in POLICIES.items():
                     command = [sys.executable, "-W", "ignore", __file__, name, str(views), str(steps)]
-                    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+                    environment = {key: value for key, value in os.environ.items() if "OMP_" not in key}
                     run = subprocess.run(
                         command, check=True, capture_output=True, text=True, env=environment | variables
                     )

@@ -729,9 +729,14 @@ def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
 
 def test_threads_do_not_spin_while_they_wait():
     """Asked of a fresh process: OpenMP reads it once, when torch is loaded."""
-    program = "import os, synthicl; print(os.environ['OMP_WAIT_POLICY'])"
-    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    program = "import os, synthicl; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+    cases = (
+        ({}, "passive 1000"),
+        ({"GOMP_SPINCOUNT": "5"}, "passive 5"),
+        ({"OMP_WAIT_POLICY": "active"}, "active None"),
+    )
+    for given, expected in cases:
+        environment = {name: value for name, value in os.environ.items() if "OMP_" not in name} | given
         done = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         )
