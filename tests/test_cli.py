@@ -515,7 +515,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--model.lr=fast"], r'Parser key "model\.lr": .*fast'),
         (
             ["--model.objective=nope"],
-            r"--model\.objective=nope: unknown objective\. Choose one of: in_context, in_context_lgm, in_context_views, ",
+            r"--model\.objective=nope: unknown objective\. Choose one of: in_context, in_context_lgm, in_context_views",
         ),
         (["--data.name=nope"], r"--data\.name=nope: unknown\. Choose one of: digits, folder"),
         (["--backbone.name=nope"], r"--backbone\.name=nope: unknown\. Choose one of: .*mini"),
