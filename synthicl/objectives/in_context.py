@@ -52,8 +52,8 @@ class InContext(Objective):
             time: less memory for more time. They grow with views x (rows + queries) x columns; classes are limited by
             TabICL's outputs.
         view: what the context is made of; the ``clean`` row is the one that TabICL is given in the end.
-        query_view: what the real queries are. Augmented views (``--model.views``, ``--model.bank_views``) are many more
-            and harder, where TabICL classifies the few clean training images without an error and learns no more.
+        query_view: what the real queries are. Augmented views (``--model.views``, ``--model.bank_views``) are more and
+            harder than the clean images of a small training set.
     """
 
     def __init__(
