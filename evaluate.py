@@ -2,7 +2,7 @@
 
 import sys
 
-from synthicl.cli import evaluate
+from synthicl.cli.main import evaluate
 
 if __name__ == "__main__":
     sys.exit(evaluate())

@@ -2,7 +2,7 @@
 
 import sys
 
-from synthicl.cli import train
+from synthicl.cli.main import train
 
 if __name__ == "__main__":
     sys.exit(train())

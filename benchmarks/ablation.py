@@ -22,7 +22,7 @@ from runs import LINEAR, curve, distil, find, machine, percent
 
 from synthicl.report.table import Table, markdown
 
-MOST_SEEDS = 20
+MAX_SEEDS = 20
 INIT = "--model.objective.init_args"
 COMMON = {
     "lr 0.01": ["--model.lr=0.01"],
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
     parser.add_argument("--page", type=Path, default=Path("docs/ablation-digits.md"))
     options, flags = parser.parse_known_args()
-    flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.protocol=rotated16"]
+    flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.preprocessing=rotated16"]
 
     parts = []
     for objective, variations in VARIATIONS.items():
@@ -104,7 +104,7 @@ def main() -> None:
             folder = options.output_dir / options.name / name.replace(", ", "/").replace(" ", "_")
             wanted = options.seeds if options.only is None or name in options.only else 0
             runs = []
-            for seed in range(MOST_SEEDS):
+            for seed in range(MAX_SEEDS):
                 settings = [*flags, *LINEAR, f"--model.objective={objective}", *changed, f"--model.seed={seed}"]
                 place = folder / f"seed_{seed}"
                 run = distil(place, settings) if seed < wanted else find(place, settings)

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from shapes import private_cache, random_backbone
 
-from synthicl.augmentation import Augmentation
+from synthicl.data.augmentation import Augmentation
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import SquareImages
-from synthicl.embeddings import BATCH_SIZE, embed_views
+from synthicl.embeddings.bank import BATCH_SIZE, embed_views
 from synthicl.report.table import Table
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/bundled.py
 
-Columns and protocol are chosen on val; test is scored once, with what val chose.
+Columns and preprocessing are chosen on val; test is scored once, with what val chose.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ import torch
 from rich.progress import track
 from sklearn.neighbors import KNeighborsClassifier
 from tabicl import TabICLClassifier
-from torch import Tensor
 
 from synthicl.backbones import create_backbone
+from synthicl.coresets.random import random
 from synthicl.data.datamodule import ImageDataModule
-from synthicl.embeddings import embed_views
-from synthicl.evaluation.protocol_choice import fewest_columns_of_the_best
-from synthicl.evaluation.scoring import score
-from synthicl.in_context.checkpoint import MINI
-from synthicl.in_context.protocol import Protocol, fit_protocol
+from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
 from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.report.table import Table, markdown
-from synthicl.selection.random import random
+from synthicl.studies.preprocessing_choice import fewest_columns_of_the_best
+from synthicl.studies.scoring import score
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 DRAWS = 20
 ROWS = (1, 5, 20, "all")
-PROTOCOLS = ("raw", "pca8", "pca12", "pca16", "pca32", "rotated8", "rotated16", "rotated32", "rotated64")
+PREPROCESSINGS = ("raw", "pca8", "pca12", "pca16", "pca32", "rotated8", "rotated16", "rotated32", "rotated64")
 MEMBERS = 4  # as in configs/data/digits.yaml
-
-Split = tuple[Tensor, Tensor]
 
 
 class PlainMember(TabICLProbe):
@@ -47,13 +45,13 @@ class PlainMember(TabICLProbe):
         return super().classifier().set_params(n_estimators=1, norm_methods="none", feat_shuffle_method="none")
 
 
-def accuracies(probe: Probe, train: Split, queries: Split, rows: int | str) -> np.ndarray:
+def accuracies(probe: Probe, train: LabelledEmbeddings, queries: LabelledEmbeddings, rows: int | str) -> np.ndarray:
     """Accuracy of each random context of ``rows`` rows per class, (draws,)."""
-    contexts = [train] if rows == "all" else [random(*train, int(rows), draw)[:2] for draw in range(DRAWS)]
+    drawn = (random(train.z, train.y, int(rows), draw) for draw in range(DRAWS)) if rows != "all" else [train]
     result = []
-    for z, y in contexts:
-        probe.fit(z, y)
-        result.append(score(probe, *queries, y.unique().numpy())[1]["accuracy"])
+    for context in drawn:
+        probe.fit(context.z, context.y)
+        result.append(score(probe, queries, context.y.unique().numpy())[1]["accuracy"])
     return np.array(result)
 
 
@@ -63,7 +61,9 @@ def text(values: np.ndarray) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * values.std(ddof=1) / len(values) ** 0.5:.1f}"
 
 
-def measure(probes: dict[str, Probe], train: Split, queries: Split) -> dict[str, list[np.ndarray]]:
+def measure(
+    probes: dict[str, Probe], train: LabelledEmbeddings, queries: LabelledEmbeddings
+) -> dict[str, list[np.ndarray]]:
     """For each probe the accuracies over draws, one array for each number of context rows."""
     return {
         name: [accuracies(probe, train, queries, rows) for rows in ROWS]
@@ -76,19 +76,19 @@ def body(measured: dict[str, list[np.ndarray]]) -> list[list[str]]:
     return [[name, *map(text, parts)] for name, parts in measured.items()]
 
 
-def tabicl(protocol: Protocol, kind: type[TabICLProbe] = TabICLProbe) -> TabICLProbe:
+def tabicl(preprocessing: Preprocessing, kind: type[TabICLProbe] = TabICLProbe) -> TabICLProbe:
     """A TabICL probe with the bundled checkpoint."""
-    return kind(protocol, MINI)
+    return kind(preprocessing, MINI)
 
 
 def main() -> None:
     torch.set_num_threads(2)
     data = ImageDataModule("digits")
-    embedded: dict[str, dict[str, Split]] = {}
+    embedded: dict[str, dict[str, LabelledEmbeddings]] = {}
     for name in ("mini", "mini_conv"):
         backbone = create_backbone(name)
         embedded[name] = {
-            split: (embed_views(backbone, images, 32)[0], torch.from_numpy(images.labels))
+            split: LabelledEmbeddings(embed_views(backbone, images, 32)[0], torch.from_numpy(images.labels))
             for split, images in data.splits.items()
         }
     backbone_rows = []
@@ -96,26 +96,26 @@ def main() -> None:
         scores = []
         for split in ("val", "test"):
             scores.append(text(accuracies(LinearProbe(), splits["train"], splits[split], "all")))
-            knn = KNeighborsClassifier(5).fit(*(part.numpy() for part in splits["train"]))
-            scores.append(text(np.array([knn.score(*(part.numpy() for part in splits[split]))])))
+            knn = KNeighborsClassifier(5).fit(splits["train"].z.numpy(), splits["train"].y.numpy())
+            scores.append(text(np.array([knn.score(splits[split].z.numpy(), splits[split].y.numpy())])))
         backbone_rows.append([name, *scores])
 
     train, val, test = (embedded["mini"][split] for split in ("train", "val", "test"))
     header = ["probe", *(f"{rows} per class" if rows != "all" else "all 899" for rows in ROWS)]
-    on_val = measure({name: tabicl(fit_protocol(name, train[0], MEMBERS)) for name in PROTOCOLS}, train, val)
+    on_val = measure({name: tabicl(fit_preprocessing(name, train.z, MEMBERS)) for name in PREPROCESSINGS}, train, val)
     chosen = fewest_columns_of_the_best({name: [part.tolist() for part in parts] for name, parts in on_val.items()})
-    protocol = fit_protocol(chosen, train[0], MEMBERS)
+    preprocessing = fit_preprocessing(chosen, train.z, MEMBERS)
     on_test = measure(
         {
-            f"TabICL mini, {chosen}, {MEMBERS} members": tabicl(protocol),
-            f"TabICL mini, {chosen}, one plain member": tabicl(protocol, PlainMember),
+            f"TabICL mini, {chosen}, {MEMBERS} members": tabicl(preprocessing),
+            f"TabICL mini, {chosen}, one plain member": tabicl(preprocessing, PlainMember),
             "linear (logistic regression)": LinearProbe(),
             "nearest centroid": NearestClassMeanProbe(),
         },
         train,
         test,
     )
-    sizes = {split: len(labels) for split, (_, labels) in embedded["mini"].items()}
+    sizes = {split: len(of_split.y) for split, of_split in embedded["mini"].items()}
     page = f"""# The bundled backbones and TabICL, measured
 
 Written by `python benchmarks/bundled.py`. Digits: {sizes["train"]} training,
@@ -126,7 +126,7 @@ beside each.
 
 {markdown(Table("", ["backbone", "linear, val", "5-NN, val", "linear, test", "5-NN, test"], backbone_rows))}
 
-## TabICL mini on val: which protocol
+## TabICL mini on val: which preprocessing
 
 Random contexts of `mini` embeddings, mean of {DRAWS} draws ± standard error over draws; {MEMBERS} members.
 

@@ -16,10 +16,10 @@ import torch
 from shapes import random_backbone
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthicl.memory import saved_bytes
+from synthicl.core.memory import saved_bytes
+from synthicl.distillation.pyramid import resolutions
 from synthicl.objectives.linear_probe import AT_ONCE
 from synthicl.report.table import Table, markdown
-from synthicl.synthetic.pyramid import resolutions
 
 BACKBONE = "dinov2_vitb14"
 SIZE, VIEWS, HEADS, BANK_VIEWS, BANK_BATCH, STEPS = 256, 3, 32, 4, 2048, 2000  # configs/data/imagenette.yaml

@@ -7,7 +7,7 @@
     python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views=3" --seeds 1  # its own flags
     python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
 
-Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, protocol and
+Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, preprocessing and
 TabICL are the same. Runs and scores that are there already are not made again.
 """
 
@@ -24,13 +24,13 @@ from pathlib import Path
 import torch
 from runs import curve, distil, machine
 
-from synthicl.evaluation.commands import evaluate
-from synthicl.evaluation.intervals import holm, mean_accuracy, paired_difference
-from synthicl.evaluation.results import Results, Row
-from synthicl.files import write_whole
-from synthicl.report.publish import render
+from synthicl.cli.evaluate import evaluate
+from synthicl.core.files import write_whole
+from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.report.page import render
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, markdown, percent_interval
+from synthicl.studies.results import Results, Row
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
 OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context", "in_context_lgm"]
@@ -56,18 +56,22 @@ def cell(results: Results, rows: list[Row]) -> str:
 def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     """Accuracies of all contexts with all probes, and the paired differences between objectives that were named."""
     test = results.select(command="compare", split="test", ipc=ipc)
-    probes = sorted({(row.probe, row.protocol) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
+    probes = sorted({(row.probe, row.preprocessing) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
     names = [*(name for name in REAL if name != "all"), *objectives, "all"]
     body = []
     for name in names:
         rows = [row for row in test if row.context == name]
         count = len({(row.seed, row.draw) for row in rows})
-        each = [[row for row in rows if (row.probe, row.protocol) == probe] for probe in probes]
+        each = [[row for row in rows if (row.probe, row.preprocessing) == probe] for probe in probes]
         body.append(
             [f"{name} ({count})" if count > 1 else name, str(rows[0].n_context), *(cell(results, r) for r in each)]
         )
     queries = test[0].n_query
-    header = ["context", "rows", *(f"{probe} ({protocol})" if protocol else probe for probe, protocol in probes)]
+    header = [
+        "context",
+        "rows",
+        *(f"{probe} ({preprocessing})" if preprocessing else probe for probe, preprocessing in probes),
+    ]
     accuracy = Table(f"Accuracy on test in %, {ipc} per class, {queries} queries, 95 % intervals", header, body)
 
     matching = next((name for name in objectives if name.startswith("lgm")), "lgm")
@@ -96,7 +100,7 @@ def transfer_table(results: Results, objectives: list[str], backbone: str) -> Ta
         count = len({(row.seed, row.draw) for row in rows})
         cells = [cell(results, [row for row in rows if row.probe == probe]) for probe in ("tabicl", "linear")]
         body.append([f"{name} ({count})" if count > 1 else name, *cells])
-    header = ["context", f"tabicl ({test[0].protocol})", "linear"]
+    header = ["context", f"tabicl ({test[0].preprocessing})", "linear"]
     return Table(f"Seen by {backbone}: accuracy on test in %, {test[0].n_query} queries, 95 % intervals", header, body)
 
 
@@ -132,7 +136,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--page", type=Path, default=Path("docs/objectives-digits.md"))
     options, flags = parser.parse_known_args()
-    flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.protocol=rotated16"]  # val's choice, docs/bundled.md
+    flags = flags or [
+        "-c",
+        "configs/data/digits.yaml",
+        "--tabicl.preprocessing=rotated16",
+    ]  # val's choice, docs/bundled.md
 
     together, parts, seconds = Results(), [], []
     for ipc in options.ipc:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from synthicl.cli import train
-from synthicl.evaluation.episodes import t_interval
-from synthicl.preflight import CONFIGS, expand, settings
+from synthicl.cli.main import train
+from synthicl.cli.preflight import CONFIGS, expand, settings
 from synthicl.report.table import percent_interval
+from synthicl.studies.few_shot.episodes import t_interval
 
 LINEAR = (
-    "--trainer.callbacks+=synthicl.callbacks.probe_evaluation.ProbeEvaluation",
+    "--trainer.callbacks+=synthicl.distillation.callbacks.probe_evaluation.ProbeEvaluation",
     "--trainer.callbacks.probe=linear",
 )
 """Flags that put a linear probe beside TabICL at each validation."""

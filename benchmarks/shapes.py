@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from synthicl.augmentation import Augmentation
 from synthicl.backbones import backbone_spec, create_backbone
 from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import LabelledImages
-from synthicl.distiller import Distiller
+from synthicl.distillation.distiller import Distiller
+from synthicl.distillation.real_side import Bank
 from synthicl.objectives import LinearGradientMatching, Objective
-from synthicl.real_side import Bank
 
 
 def random_backbone(name: str) -> FrozenBackbone:

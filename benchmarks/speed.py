@@ -96,7 +96,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/speed"))
     parser.add_argument("--page", type=Path, default=Path("docs/speed.md"))
     options, flags = parser.parse_known_args()
-    flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.protocol=rotated16"]  # val's choice, docs/bundled.md
+    flags = flags or [
+        "-c",
+        "configs/data/digits.yaml",
+        "--tabicl.preprocessing=rotated16",
+    ]  # val's choice, docs/bundled.md
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

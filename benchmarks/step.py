@@ -11,7 +11,7 @@ import torch
 from shapes import FullSize, distiller, fit, private_cache, random_backbone
 from torch import Tensor
 
-from synthicl.distiller import Distiller
+from synthicl.distillation.distiller import Distiller
 from synthicl.report.table import Table
 
 BANK = 9469  # training images of Imagenette

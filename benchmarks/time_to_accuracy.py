@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from runs import LINEAR, Curve, curve, distil, percent
 
-from synthicl.files import write_whole
-from synthicl.report.publish import render
+from synthicl.core.files import write_whole
+from synthicl.report.page import render
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table
 

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24_000)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("synthicl/in_context/weights/mini.ckpt"))
+    parser.add_argument("--output", type=Path, default=Path("synthicl/tabicl/weights/mini.ckpt"))
     parser.add_argument("--resume", type=Path, help="a training state (*.state) that an interrupted run left")
     options = parser.parse_args()
 

@@ -14,7 +14,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 __all__ = ["ContextSet", "InContextClassifier", "__version__"]
 
-_MODULES = {"ContextSet": "synthicl.context_set", "InContextClassifier": "synthicl.classifier"}
+_MODULES = {"ContextSet": "synthicl.artefact.context_set", "InContextClassifier": "synthicl.artefact.classifier"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from synthicl.backbones import models
 from synthicl.backbones.spec import BackboneSpec
-from synthicl.registry import lookup
+from synthicl.core.registry import lookup
 
 if TYPE_CHECKING:
     from synthicl.backbones.frozen import FrozenBackbone

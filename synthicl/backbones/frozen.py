@@ -8,10 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from synthicl.assets import obtain
 from synthicl.backbones import backbone_spec
-from synthicl.errors import UserError
-from synthicl.files import file_fingerprint
+from synthicl.core.assets import obtain
+from synthicl.core.errors import UserError
+from synthicl.core.files import file_fingerprint
 
 
 class FrozenBackbone(nn.Module):

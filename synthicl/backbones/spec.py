@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthicl.assets import Asset
+from synthicl.core.assets import Asset
 
 if TYPE_CHECKING:
     from torch import nn

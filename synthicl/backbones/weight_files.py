@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthicl.errors import UserError
+from synthicl.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,9 +18,9 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import IO
 
-from synthicl.assets import cache_dir
-from synthicl.errors import UserError
-from synthicl.files import disk_error, stays_inside
+from synthicl.core.assets import cache_dir
+from synthicl.core.errors import UserError
+from synthicl.core.files import disk_error, stays_inside
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 Pick = Callable[[Path], Path | None]

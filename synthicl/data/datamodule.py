@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from synthicl.core.errors import UserError
 from synthicl.data.datasets import dataset_spec
 from synthicl.data.images import SPLITS
-from synthicl.errors import UserError
 
 
 class ImageDataModule(L.LightningDataModule):

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from synthicl.core.errors import UserError
+from synthicl.core.files import safe_folder_name, stays_inside
 from synthicl.data.images import EXTENSIONS, LabelledImages
-from synthicl.errors import UserError
-from synthicl.files import safe_folder_name, stays_inside
 
 FILES = ("metadata.csv", "metadata.jsonl")
 

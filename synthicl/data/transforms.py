@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from synthicl.core.randomness import keyed_generator
 from synthicl.data.images import LabelledImages, read_image
-from synthicl.randomness import keyed_generator
 
 
 def centre_square(image: Image.Image, size: int) -> Tensor:

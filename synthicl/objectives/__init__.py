@@ -7,18 +7,17 @@ images nor backbones. Plain PyTorch.
 from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.in_context import InContext
 from synthicl.objectives.linear_probe import probe_gradient
-from synthicl.objectives.objective import LabelledEmbeddings, Objective, View, Views
+from synthicl.objectives.objective import Objective, View, Views
 from synthicl.objectives.ridge import Ridge
-from synthicl.objectives.trajectory_matching import TrajectoryMatching
+from synthicl.objectives.trained_heads import TrainedHeadGradientMatching
 from synthicl.objectives.weighted_sum import WeightedSum
 
 __all__ = [
     "InContext",
-    "LabelledEmbeddings",
     "LinearGradientMatching",
     "Objective",
     "Ridge",
-    "TrajectoryMatching",
+    "TrainedHeadGradientMatching",
     "View",
     "Views",
     "WeightedSum",

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from synthicl.errors import UserError
+from synthicl.core.errors import UserError
+from synthicl.core.randomness import device_generator
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
-from synthicl.objectives.objective import LabelledEmbeddings, Objective, View
-from synthicl.randomness import device_generator
+from synthicl.objectives.objective import Objective, View
 
 
 class LinearGradientMatching(Objective):
@@ -36,7 +37,7 @@ class LinearGradientMatching(Objective):
         UserError: no heads.
     """
 
-    uses_targets = True
+    uses_soft_labels = True
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class LinearGradientMatching(Objective):
         row_weight = class_balanced_weight(real.y, num_classes) if self.balanced else None
         with torch.no_grad():
             target = _flatten(*probe_gradient(real.z, real.y, weight, bias, row_weight))
-        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias, targets=synthetic.targets))
+        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias, targets=synthetic.soft_labels))
         return (1 - torch.cosine_similarity(target, gradient, dim=-1)).mean()
 
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -17,22 +17,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from synthicl.assets import obtain
-from synthicl.errors import UserError
-from synthicl.in_context.checkpoint import check_checkpoint, checkpoint_asset
-from synthicl.in_context.differentiable import DifferentiableTabICL, Member, random_member
-from synthicl.in_context.protocol import Protocol as FittedProtocol
-from synthicl.memory import to_device
+from synthicl.core.assets import obtain
+from synthicl.core.errors import UserError
+from synthicl.core.memory import to_device
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight
-from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective, View, Views
+from synthicl.objectives.objective import CPU, Objective, View, Views
+from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
+from synthicl.tabicl.differentiable import DifferentiableTabICL, Member, random_member
+from synthicl.tabicl.preprocessing import Preprocessing
 
 FLAG = "--model.objective: checkpoints"
 
 
 class Deployed(Protocol):
-    """The TabICL that scores the images: its protocol and checkpoint are those to be in the loop."""
+    """The TabICL that scores the images: its preprocessing and checkpoint are those to be in the loop."""
 
-    protocol: FittedProtocol | None
+    preprocessing: Preprocessing | None
     model_path: Path
 
 
@@ -82,13 +83,13 @@ class InContext(Objective):
             check_checkpoint(path, FLAG)
 
     def deploy(self, deployed: Deployed) -> None:
-        """Say which TabICL scores the images; its protocol is read in `prepare`."""
+        """Say which TabICL scores the images; its preprocessing is read in `prepare`."""
         self._deployed = deployed
 
     def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
-        """Take over the protocol, and load TabICL."""
-        assert self._deployed.protocol is not None
-        self._protocol = self._deployed.protocol.to(device)
+        """Take over the preprocessing, and load TabICL."""
+        assert self._deployed.preprocessing is not None
+        self._preprocessing = self._deployed.preprocessing.to(device)
         paths = self._model_paths or [self._deployed.model_path]
         self._tabicls = [DifferentiableTabICL(path, device) for path in paths]
 
@@ -116,11 +117,11 @@ class InContext(Objective):
         context = synthetic.z.unflatten(0, (-1, views)).transpose(0, 1)  # (views, n, D)
         y = synthetic.y[::views]
         rows = draw_rows(y, num_classes, classes, generator)
-        columns, labels = self._protocol(context[:, rows]), new_label[y[rows]]
+        columns, labels = self._preprocessing(context[:, rows]), new_label[y[rows]]
 
         chance = class_balanced_weight(real.y, num_classes) if self.balanced else torch.ones_like(real.z[:, 0])
         drawn = draw_with_chances(chance * (new_label[real.y] >= 0), views * self.queries, generator).view(views, -1)
-        queries, targets = self._protocol(real.z[drawn]), new_label[real.y[drawn]]
+        queries, targets = self._preprocessing(real.z[drawn]), new_label[real.y[drawn]]
 
         losses = []
         for _ in range(self.members):

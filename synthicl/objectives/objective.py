@@ -8,25 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
+
 CPU = torch.device("cpu")
 View = Literal["clean", "augmented"]
 """What the backbone is shown of an image: its clean centre, as a context row is, or augmented views."""
-
-
-class LabelledEmbeddings(NamedTuple):
-    """Embeddings with their labels.
-
-    Attributes:
-        z: (N, D), float32.
-        y: (N,), class indices, int64.
-        views: number of augmented views of each synthetic image; its rows follow each other.
-        targets: soft labels (N, C), rows that sum to 1, where there are any; ``y`` is their class all the same.
-    """
-
-    z: Tensor
-    y: Tensor
-    views: int = 1
-    targets: Tensor | None = None
 
 
 class Views(NamedTuple):
@@ -56,11 +42,11 @@ class Objective(nn.Module, ABC):
     Its parameters, if it has any, are learnt with the images.
 
     Attributes:
-        uses_targets: whether it can use soft labels.
+        uses_soft_labels: whether it can use soft labels.
         view: what it looks at.
     """
 
-    uses_targets: bool = False
+    uses_soft_labels: bool = False
     view: View = "augmented"
 
     def __repr__(self) -> str:

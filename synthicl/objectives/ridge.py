@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthicl.errors import UserError
+from synthicl.core.errors import UserError
+from synthicl.core.ridge import ridge_weights
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight, one_hot
-from synthicl.objectives.objective import LabelledEmbeddings, Objective, View
-from synthicl.ridge import ridge_weights
+from synthicl.objectives.objective import Objective, View
 
 
 class Ridge(Objective):
@@ -33,7 +34,7 @@ class Ridge(Objective):
         view: what the classifier is fitted on; the ``clean`` row is the one that is exported.
     """
 
-    uses_targets = True
+    uses_soft_labels = True
 
     def __init__(
         self, regularisation: float = 1.0, logit_scale: float = 8.0, learnt: bool = True, view: View = "clean"
@@ -52,7 +53,7 @@ class Ridge(Objective):
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
         """Compute the loss; see `Objective`."""
-        targets = synthetic.targets
+        targets = synthetic.soft_labels
         if targets is None:
             targets = one_hot(synthetic.y, num_classes).to(synthetic.z.dtype)
         weight, bias = ridge_weights(synthetic.z, targets, self.log_regularisation.exp())

@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from synthicl.errors import UserError
-from synthicl.objectives.objective import CPU, LabelledEmbeddings, Objective, View, Views
+from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives.objective import CPU, Objective, View, Views
 
 
 class WeightedSum(Objective):
@@ -39,7 +40,7 @@ class WeightedSum(Objective):
                 f"--model.objective: starts={starts} must be shares of the run, from 0 to below 1, and one of them 0."
             )
         self.terms = nn.ModuleList(terms)
-        self.uses_targets = all(term.uses_targets for term in terms)
+        self.uses_soft_labels = all(term.uses_soft_labels for term in terms)
         self.weights = weights
         self.starts = starts
         self._progress = 0.0

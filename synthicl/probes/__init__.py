@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from synthicl.errors import UserError
-from synthicl.registry import registered
+from synthicl.core.errors import UserError
+from synthicl.core.registry import registered
 
 if TYPE_CHECKING:
     from synthicl.probes.probe import Probe, ProbeSetting

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from synthicl.probes.probe import Probe
 
-MOST_NEIGHBOURS = 5  # scikit-learn's default, fixed in advance
+MAX_NEIGHBOURS = 5  # scikit-learn's default, fixed in advance
 
 
 class KNNProbe(Probe):
@@ -24,7 +24,7 @@ class KNNProbe(Probe):
         from sklearn.neighbors import KNeighborsClassifier
 
         _, counts = y.unique(return_counts=True)
-        neighbours = min(MOST_NEIGHBOURS, int(counts.min()))
+        neighbours = min(MAX_NEIGHBOURS, int(counts.min()))
         self.classifier = KNeighborsClassifier(neighbours).fit(z.numpy(), y.numpy())
 
     def predict_proba(self, z: Tensor) -> np.ndarray:

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthicl.augmentation import Augmentation
 from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.core.randomness import keyed_generator
+from synthicl.data.augmentation import Augmentation
 from synthicl.data.transforms import crop_centre
 from synthicl.probes.probe import Probe, ProbeSetting
-from synthicl.randomness import keyed_generator
 
 EPOCHS = 1000
 BATCH_SIZE = 100

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthicl.in_context.protocol import Protocol
+from synthicl.tabicl.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from synthicl.augmentation import Augmentation
     from synthicl.backbones.frozen import FrozenBackbone
+    from synthicl.data.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ProbeSetting:
     """What factories choose from; most need little of it.
 
     Attributes:
-        protocol: of an in-context learner.
+        preprocessing: of an in-context learner.
         model_path: TabICL's checkpoint.
         device: where an in-context learner runs.
         backbone: for probes that look at images; it stays on its own device.
@@ -32,7 +32,7 @@ class ProbeSetting:
         seed: of probes that draw at random.
     """
 
-    protocol: Protocol
+    preprocessing: Preprocessing
     model_path: Path
     device: torch.device | str = "cpu"
     backbone: FrozenBackbone | None = None
@@ -46,13 +46,13 @@ class Probe(ABC):
 
     Attributes:
         name: its word in results.json.
-        protocol: the protocol of an in-context learner, or None.
+        preprocessing: the preprocessing of an in-context learner, or None.
         weights: fingerprint of the file of weights, where they are not the subject's own.
         needs_images: whether it is fitted on images, and so only on contexts that have them.
     """
 
     name: str
-    protocol: Protocol | None = None
+    preprocessing: Preprocessing | None = None
     weights: str | None = None
     needs_images: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""``ridge``: multi-class ridge regression on one-hot targets, in closed form; see `synthicl.ridge`."""
+"""``ridge``: multi-class ridge regression on one-hot targets, in closed form; see `synthicl.core.ridge`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthicl.core.ridge import ridge_weights
 from synthicl.probes.probe import SoftLabelProbe
-from synthicl.ridge import ridge_weights
 
 REGULARISATION = 0.1  # lambda, fixed in advance; nothing was tuned
 LOGIT_SCALE = 10.0  # fixed in advance: scores are near 0 and 1, of which a softmax makes nearly equal probabilities

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthicl.in_context.checkpoint import check_checkpoint
-from synthicl.in_context.protocol import Protocol
 from synthicl.probes.probe import Probe, ProbeSetting
+from synthicl.tabicl.checkpoint import check_checkpoint
+from synthicl.tabicl.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from tabicl import TabICLClassifier
@@ -24,7 +24,7 @@ class TabICLProbe(Probe):
     """TabICL behind the `Probe` interface.
 
     Args:
-        protocol: what happens to an embedding before TabICL's own preprocessing.
+        preprocessing: what happens to an embedding before TabICL's own preprocessing.
         model_path: a checkpoint in tabicl's format; it is loaded with ``weights_only``.
         device: where it runs.
         random_state: seed of the ensemble's shuffles.
@@ -34,11 +34,11 @@ class TabICLProbe(Probe):
         UserError: the file is no TabICL checkpoint.
     """
 
-    protocol: Protocol
+    preprocessing: Preprocessing
 
     def __init__(
         self,
-        protocol: Protocol,
+        preprocessing: Preprocessing,
         model_path: Path,
         device: torch.device | str = "cpu",
         random_state: int = 42,
@@ -46,7 +46,7 @@ class TabICLProbe(Probe):
     ) -> None:
         check_checkpoint(model_path)
         self.name = name
-        self.protocol = protocol
+        self.preprocessing = preprocessing
         self.model_path = model_path
         self.device = device
         self.random_state = random_state
@@ -57,7 +57,7 @@ class TabICLProbe(Probe):
         from tabicl import TabICLClassifier
 
         return TabICLClassifier(
-            n_estimators=self.protocol.n_estimators,
+            n_estimators=self.preprocessing.n_estimators,
             model_path=self.model_path,
             allow_auto_download=False,
             device=str(self.device),
@@ -66,17 +66,17 @@ class TabICLProbe(Probe):
 
     def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
         """Fit; see `Probe`."""
-        self._fitted = self.classifier().fit(self.protocol(z).numpy(), y.numpy())
+        self._fitted = self.classifier().fit(self.preprocessing(z).numpy(), y.numpy())
 
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities; see `Probe`."""
-        columns = self.protocol(z)
+        columns = self.preprocessing(z)
         return np.concatenate([self._fitted.predict_proba(part.numpy()) for part in columns.split(QUERY_CHUNK)])
 
 
 def make(setting: ProbeSetting) -> TabICLProbe:
     """Make the probe."""
-    return TabICLProbe(setting.protocol, setting.model_path, setting.device)
+    return TabICLProbe(setting.preprocessing, setting.model_path, setting.device)
 
 
 REGISTERED = {"tabicl": make}

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthicl.errors import UserError
-from synthicl.files import file_fingerprint
-from synthicl.in_context.protocol import Protocol
+from synthicl.core.errors import UserError
+from synthicl.core.files import file_fingerprint
 from synthicl.probes.probe import Probe, ProbeSetting
+from synthicl.tabicl.preprocessing import Preprocessing
 
 VARIABLE = "SYNTHICL_TABPFN_MODEL"
 QUERY_CHUNK = 4096  # queries handed to TabPFN at once
 
 
 class TabPFNProbe(Probe):
-    """``TabPFNClassifier`` behind the `Probe` interface, with the columns and the ensemble size of TabICL's protocol.
+    """``TabPFNClassifier`` behind the `Probe` interface, with the columns and the ensemble size of TabICL's preprocessing.
 
     Args:
-        protocol: what happens to an embedding before TabPFN's own preprocessing.
+        preprocessing: what happens to an embedding before TabPFN's own preprocessing.
         device: where it runs.
         seed: of the ensemble.
 
@@ -36,9 +36,9 @@ class TabPFNProbe(Probe):
     """
 
     name = "tabpfn"
-    protocol: Protocol
+    preprocessing: Preprocessing
 
-    def __init__(self, protocol: Protocol, device: torch.device | str = "cpu", seed: int = 0) -> None:
+    def __init__(self, preprocessing: Preprocessing, device: torch.device | str = "cpu", seed: int = 0) -> None:
         os.environ.setdefault("TABPFN_DISABLE_TELEMETRY", "1")  # before the import: it reports usage otherwise
         try:
             import tabpfn  # type: ignore[import-not-found, unused-ignore]
@@ -51,10 +51,10 @@ class TabPFNProbe(Probe):
             raise UserError(
                 f"--probes=tabpfn: {VARIABLE}={path}: not a file. Set it to the path of a TabPFN classifier checkpoint."
             )
-        self.protocol = protocol
+        self.preprocessing = preprocessing
         self.weights = file_fingerprint(Path(path))
         self.classifier = tabpfn.TabPFNClassifier(
-            n_estimators=protocol.n_estimators, model_path=path, device=str(device), random_state=seed
+            n_estimators=preprocessing.n_estimators, model_path=path, device=str(device), random_state=seed
         )
 
     def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
@@ -64,19 +64,19 @@ class TabPFNProbe(Probe):
             UserError: TabPFN refuses the context, for example because of its limits on classes and rows.
         """
         try:
-            self.classifier.fit(self.protocol(z).numpy(), y.numpy())
+            self.classifier.fit(self.preprocessing(z).numpy(), y.numpy())
         except (ValueError, RuntimeError) as error:
             raise UserError(f"--probes=tabpfn: {' '.join(str(error).split())}") from error
 
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities; see `Probe`."""
-        parts = self.protocol(z).split(QUERY_CHUNK)
+        parts = self.preprocessing(z).split(QUERY_CHUNK)
         return np.concatenate([self.classifier.predict_proba(part.numpy()) for part in parts])
 
 
 def make(setting: ProbeSetting) -> TabPFNProbe:
     """Make the probe; see `TabPFNProbe`."""
-    return TabPFNProbe(setting.protocol, setting.device, setting.seed)
+    return TabPFNProbe(setting.preprocessing, setting.device, setting.seed)
 
 
 OPTIONAL = {"tabpfn": make}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from synthicl.evaluation.intervals import Interval
+from synthicl.core.statistics import Interval
 
 
 class Table(NamedTuple):

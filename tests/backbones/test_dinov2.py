@@ -22,8 +22,8 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear, silu
 import synthicl
 from synthicl.backbones import create_backbone, models
 from synthicl.backbones.models.dinov2 import MEAN, REGISTERED, SIZES, STD, build, load, resample_positions
-from synthicl.errors import UserError
-from synthicl.registry import registered
+from synthicl.core.errors import UserError
+from synthicl.core.registry import registered
 
 PATCH, SIDE = 14, 37  # pixels a patch; patches a side of the stored position embedding
 NARROW = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -303,7 +303,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -
     path, marker = tmp_path / "weights.pth", tmp_path / "marker"
     torch.save({"cls_token": Code(marker)}, path, _use_new_zipfile_serialization=zipped)
     assert "refused: holds the Python object io.open, which could run code" in refused(path, nn.Identity())
-    path.write_bytes(pickle.dumps(Code(marker), protocol=2))
+    path.write_bytes(pickle.dumps(Code(marker), preprocessing=2))
     assert "refused: holds the Python object io.open" in refused(path, nn.Identity())
     path.write_bytes(pickle.dumps(Code(marker)))
     assert "neither PyTorch nor safetensors" in refused(path, nn.Identity())
@@ -392,7 +392,7 @@ def test_specs() -> None:
 
 def test_listing_imports_no_torch() -> None:
     code = (
-        "import sys; from synthicl.backbones import models; from synthicl.registry import registered; "
+        "import sys; from synthicl.backbones import models; from synthicl.core.registry import registered; "
         "assert 'dinov2_vitg14_reg' in registered(models); "
         "print(sorted({'torch', 'timm', 'safetensors', 'numpy'} & set(sys.modules)))"
     )

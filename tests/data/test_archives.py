@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
-from synthicl.assets import cache_dir
+from synthicl.core.assets import cache_dir
+from synthicl.core.errors import UserError
 from synthicl.data.archives import SUFFIXES, unpack, unpacked
-from synthicl.errors import UserError
 
 FILES = {"set/train.txt": b"a\n", "set/deep/er/1.png": bytes(range(256)) * 20, "other/LICENSE": b"free"}
 

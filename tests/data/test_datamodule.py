@@ -1,7 +1,7 @@
 import pytest
 
+from synthicl.core.errors import UserError
 from synthicl.data.datamodule import ImageDataModule
-from synthicl.errors import UserError
 
 
 def images(data, split):

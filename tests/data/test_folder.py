@@ -3,9 +3,9 @@ import os
 import numpy as np
 import pytest
 
+from synthicl.core.errors import UserError
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.datasets.folder import load
-from synthicl.errors import UserError
 
 
 def per_class(split, classes):

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synthicl.assets import cache_dir, require
+from synthicl.core.assets import cache_dir, require
+from synthicl.core.errors import UserError
 from synthicl.data.archives import SUFFIXES
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.datasets import dataset_spec
 from synthicl.data.datasets.groceries import EASY, HARD, TUNING
-from synthicl.errors import UserError
 
 NAMES = ("groceries", "groceries-hard", "groceries-42", "groceries-81")
 APPLES = {"Golden Delicious", "Granny Smith", "Pink Lady", "Red Delicious", "Royal Gala"}
@@ -226,8 +226,8 @@ def test_archive_that_was_named_and_is_gone_is_not_downloaded(tmp_path):
 def test_what_is_missing_is_downloaded_and_says_whose_it_is(repository, monkeypatch, capsys):
     root = repository.parent
     archive = pack(repository, root.parent / "master.zip", "GroceryStoreDataset-master")
-    monkeypatch.setattr("synthicl.assets.reachable", lambda url: True)
-    monkeypatch.setattr("synthicl.assets._download", lambda asset: [archive.read_bytes()])
+    monkeypatch.setattr("synthicl.core.assets.reachable", lambda url: True)
+    monkeypatch.setattr("synthicl.core.assets._download", lambda asset: [archive.read_bytes()])
     load(root)
     downloading, unpacking = capsys.readouterr().out.splitlines()
     assert re.fullmatch(

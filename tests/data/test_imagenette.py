@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from torchvision.datasets import Imagenette
 
+from synthicl.core.errors import UserError
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.datasets import dataset_spec
 from synthicl.data.datasets.imagenette import CLASSES, FOLDERS
-from synthicl.errors import UserError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthicl.core.errors import UserError
 from synthicl.data.images import LabelledImages, read_image
-from synthicl.errors import UserError
 
 
 def saved(path, image, **options):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from synthicl.core.errors import UserError
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.datasets.folder import load
-from synthicl.errors import UserError
 
 LABELS = {f"{index:02d}.png": ("cat", "dog")[index % 2] for index in range(20)}
 

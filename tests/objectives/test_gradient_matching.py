@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synthicl.objectives import LabelledEmbeddings, LinearGradientMatching
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives import LinearGradientMatching
 
 C, D = 3, 6
 
@@ -118,6 +119,6 @@ def test_keeps_the_dtype(dtype):
 def test_soft_labels_that_are_one_hot_change_nothing():
     real, synthetic = embeddings(12, 0), embeddings(6, 1)
     hot = F.one_hot(synthetic.y, C).to(synthetic.z)
-    soft = synthetic._replace(targets=hot)
+    soft = synthetic._replace(soft_labels=hot)
     objective = LinearGradientMatching(heads=3)
     torch.testing.assert_close(objective(soft, real, C, generator()), objective(synthetic, real, C, generator()))

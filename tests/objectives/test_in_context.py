@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from tabicl._model.tabicl import TabICL
 
-from synthicl.errors import UserError
-from synthicl.in_context.checkpoint import BUNDLED
-from synthicl.in_context.differentiable import random_member
-from synthicl.in_context.protocol import Protocol, fit_protocol
-from synthicl.objectives import InContext, LabelledEmbeddings, Views
+from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives import InContext, Views
 from synthicl.objectives.in_context import draw_rows, draw_with_chances
+from synthicl.tabicl.checkpoint import BUNDLED
+from synthicl.tabicl.differentiable import random_member
+from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 C, D = 4, 6
 
@@ -33,13 +34,13 @@ def generator() -> torch.Generator:
 class Scorer(NamedTuple):
     """What the callback is to the objective."""
 
-    protocol: object
+    preprocessing: object
     model_path: Path = BUNDLED["mini"]
 
 
 def prepared(train: LabelledEmbeddings, **settings) -> InContext:
     objective = InContext(**settings)
-    objective.deploy(Scorer(fit_protocol("rotated4", train.z)))
+    objective.deploy(Scorer(fit_preprocessing("rotated4", train.z)))
     objective.prepare(train)
     return objective
 
@@ -59,9 +60,9 @@ def test_equals_the_cross_entropy_written_out():
     for view in range(2):
         rows = torch.arange(C) * 2 + view
         logits = objective._tabicls[0].logits(
-            objective._protocol(synthetic.z[rows])[None],
+            objective._preprocessing(synthetic.z[rows])[None],
             synthetic.y[rows],
-            objective._protocol(real.z[chosen[view]])[None],
+            objective._preprocessing(real.z[chosen[view]])[None],
             member,
         )
         expected += F.cross_entropy(logits[0], real.y[chosen[view]]) / 2
@@ -75,7 +76,7 @@ def test_columns_that_are_constant_in_the_context_are_not_seen():
     z[:, [0, 4]] = 0.0
     z.requires_grad_()
     objective = prepared(real, queries=5)
-    objective._protocol = Protocol("raw", 8)
+    objective._preprocessing = Preprocessing("raw", 8)
     loss = objective(synthetic._replace(z=z), real, C, generator())
     loss.backward()
     assert z.grad.isfinite().all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from synthicl.memory import saved_bytes
+from synthicl.core.memory import saved_bytes
 from synthicl.objectives import probe_gradient
 from synthicl.objectives.linear_probe import class_balanced_weight
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge as ScikitRidge
 
-from synthicl.errors import UserError
-from synthicl.objectives import LabelledEmbeddings, Ridge
+from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives import Ridge
 
 C, D = 3, 5
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from synthicl.errors import UserError
-from synthicl.objectives import InContext, LabelledEmbeddings, LinearGradientMatching, Objective, Ridge, WeightedSum
+from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives import InContext, LinearGradientMatching, Objective, Ridge, WeightedSum
 
 C = 4
 
@@ -58,8 +59,8 @@ def test_sums_in_sums_learn_how_far_the_run_is():
 
 
 def test_soft_labels_are_for_sums_whose_terms_all_use_them():
-    assert WeightedSum([LinearGradientMatching(), Ridge()], [1.0, 1.0]).uses_targets
-    assert not WeightedSum([LinearGradientMatching(), InContext()], [1.0, 1.0]).uses_targets
+    assert WeightedSum([LinearGradientMatching(), Ridge()], [1.0, 1.0]).uses_soft_labels
+    assert not WeightedSum([LinearGradientMatching(), InContext()], [1.0, 1.0]).uses_soft_labels
 
 
 def test_says_what_it_is():

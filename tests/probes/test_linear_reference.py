@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from synthicl.augmentation import Augmentation
 from synthicl.backbones import create_backbone
+from synthicl.core.randomness import keyed_generator
+from synthicl.data.augmentation import Augmentation
 from synthicl.data.datasets.digits import load
 from synthicl.data.transforms import crop_centre
-from synthicl.in_context.checkpoint import MINI
-from synthicl.in_context.protocol import Protocol
 from synthicl.probes.linear_reference import BATCH_SIZE, EPOCHS, LinearReferenceProbe, make
 from synthicl.probes.probe import ProbeSetting
-from synthicl.randomness import keyed_generator
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.preprocessing import Preprocessing
 
 AUGMENTATION = Augmentation(area=(0.4, 1.0), noise_probability=1.0)
 LABELS = torch.arange(7) % 3 + 4
@@ -72,14 +72,14 @@ def test_equals_a_training_loop_written_out(backbone, augmentation, batch_size):
 
 
 def test_settings_are_the_papers(backbone):
-    protocol = Protocol("raw", 1)
-    probe = make(ProbeSetting(protocol, MINI, backbone=backbone, augmentation=AUGMENTATION, seed=4))
+    preprocessing = Preprocessing("raw", 1)
+    probe = make(ProbeSetting(preprocessing, MINI, backbone=backbone, augmentation=AUGMENTATION, seed=4))
     assert (probe.epochs, probe.batch_size) == (EPOCHS, BATCH_SIZE) == (1000, 100)
     assert (probe.crop_size, probe.seed) == (backbone.image_size, 4)
     assert probe.augmentation == replace(AUGMENTATION, noise_probability=0)
-    assert make(ProbeSetting(protocol, MINI, backbone=backbone, crop_size=16)).crop_size == 16
+    assert make(ProbeSetting(preprocessing, MINI, backbone=backbone, crop_size=16)).crop_size == 16
     with pytest.raises(ValueError, match="linear_reference needs a backbone"):
-        make(ProbeSetting(protocol, MINI))
+        make(ProbeSetting(preprocessing, MINI))
 
 
 def fitted(backbone, seed=0, epochs=2):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from synthicl.in_context.checkpoint import MINI
-from synthicl.in_context.protocol import fit_protocol
 from synthicl.probes.tabicl import TabICLProbe
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.preprocessing import fit_preprocessing
 
 
 @pytest.mark.parametrize(("classes", "members", "least"), [(25, 2, 0.15), (1000, 1, 0.03)])
@@ -18,7 +18,7 @@ def test_probabilities_of_many_classes(classes, members, least):
     z = corners[y] + 0.02 * torch.randn(len(y), 8, generator=generator)
     truth = torch.randint(classes, (50,), generator=generator)
     queries = corners[truth] + 0.02 * torch.randn(50, 8, generator=generator)
-    probe = TabICLProbe(fit_protocol("raw", z, members), MINI)
+    probe = TabICLProbe(fit_preprocessing("raw", z, members), MINI)
     probe.fit(z, y)
     probabilities = probe.predict_proba(queries)
     assert probabilities.shape == (50, classes)

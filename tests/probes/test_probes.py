@@ -9,9 +9,8 @@ from tabicl import TabICLClassifier
 from torch import nn
 
 from synthicl import probes
-from synthicl.errors import UserError
-from synthicl.in_context.checkpoint import MINI
-from synthicl.in_context.protocol import fit_protocol
+from synthicl.core.errors import UserError
+from synthicl.core.registry import registered
 from synthicl.probes import probe_factory, tabicl
 from synthicl.probes.knn import KNNProbe
 from synthicl.probes.linear import C, LinearProbe
@@ -19,7 +18,8 @@ from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
 from synthicl.probes.probe import ProbeSetting
 from synthicl.probes.ridge import LOGIT_SCALE, REGULARISATION, RidgeProbe
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.registry import registered
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.preprocessing import fit_preprocessing
 
 
 class Pixels(nn.Module):
@@ -49,11 +49,11 @@ def embedded(images):
 Y = torch.arange(20) % 4
 TRUTH = torch.arange(40) % 4
 IMAGES, Z, QUERIES = pictures(Y), embedded(pictures(Y)), embedded(pictures(TRUTH, seed=1))
-SETTING = ProbeSetting(fit_protocol("rotated3", Z, 2), MINI, backbone=Pixels())
+SETTING = ProbeSetting(fit_preprocessing("rotated3", Z, 2), MINI, backbone=Pixels())
 
 
-def tabicl_probe(protocol="rotated3", members=2, **options):
-    return TabICLProbe(fit_protocol(protocol, Z, members), MINI, **options)
+def tabicl_probe(preprocessing="rotated3", members=2, **options):
+    return TabICLProbe(fit_preprocessing(preprocessing, Z, members), MINI, **options)
 
 
 def test_linear_equals_scikit_learn():
@@ -96,11 +96,11 @@ def test_nearest_class_mean_equals_scikit_learn():
     np.testing.assert_allclose(probabilities, likelihoods / likelihoods.sum(1, keepdims=True), rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("protocol", ["raw", "pca3"])
-def test_tabicl_equals_its_own_classifier(protocol):
-    probe = tabicl_probe(protocol)
+@pytest.mark.parametrize("preprocessing", ["raw", "pca3"])
+def test_tabicl_equals_its_own_classifier(preprocessing):
+    probe = tabicl_probe(preprocessing)
     probe.fit(Z, Y)
-    columns = fit_protocol(protocol, Z)
+    columns = fit_preprocessing(preprocessing, Z)
     theirs = TabICLClassifier(
         n_estimators=2, model_path=MINI, allow_auto_download=False, device="cpu", random_state=42
     ).fit(columns(Z).numpy(), Y.numpy())
@@ -127,7 +127,7 @@ def test_what_the_package_ships():
         probe = probe_factory(name)(SETTING)
         assert probe.name == name
         assert probe.needs_images == (name == "linear_reference")
-        assert (probe.protocol is SETTING.protocol) == (name == "tabicl")
+        assert (probe.preprocessing is SETTING.preprocessing) == (name == "tabicl")
 
 
 def test_message_for_an_unknown_probe():
@@ -196,7 +196,7 @@ def test_message_for_a_file_that_is_no_checkpoint(tmp_path):
     path = tmp_path / "notes.ckpt"
     path.write_text("x")
     with pytest.raises(UserError, match=r"^--tabicl\.model_path=.*notes\.ckpt: not a TabICL checkpoint"):
-        TabICLProbe(fit_protocol("raw", Z), path)
+        TabICLProbe(fit_preprocessing("raw", Z), path)
 
 
 @pytest.mark.parametrize("name", ["linear", "ridge"])

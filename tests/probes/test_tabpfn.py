@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from synthicl.errors import UserError
-from synthicl.in_context.checkpoint import MINI
-from synthicl.in_context.protocol import fit_protocol
+from synthicl.core.errors import UserError
 from synthicl.probes import probe_factory, tabpfn
 from synthicl.probes.probe import ProbeSetting
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.preprocessing import fit_preprocessing
 
 Z = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 5, 7]).repeat(4)
-SETTING = ProbeSetting(fit_protocol("pca3", Z, 4), MINI, seed=6)
+SETTING = ProbeSetting(fit_preprocessing("pca3", Z, 4), MINI, seed=6)
 
 
 class TabPFNClassifier:
@@ -49,13 +49,13 @@ def package(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 4096])
-def test_it_is_given_the_columns_and_members_of_the_protocol(package, monkeypatch, chunk):
+def test_it_is_given_the_columns_and_members_of_the_preprocessing(package, monkeypatch, chunk):
     monkeypatch.setattr(tabpfn, "QUERY_CHUNK", chunk)
     probe = probe_factory("tabpfn")(SETTING)
-    assert (probe.name, probe.protocol, probe.needs_images) == ("tabpfn", SETTING.protocol, False)
+    assert (probe.name, probe.preprocessing, probe.needs_images) == ("tabpfn", SETTING.preprocessing, False)
     assert probe.classifier.given == (4, str(package), "cpu", 6)
     probe.fit(Z, Y)
-    np.testing.assert_array_equal(probe.classifier.rows, SETTING.protocol(Z).numpy())
+    np.testing.assert_array_equal(probe.classifier.rows, SETTING.preprocessing(Z).numpy())
     probabilities = probe.predict_proba(Z)
     assert probabilities.shape == (12, 3)
     np.testing.assert_array_equal(np.array([2, 5, 7])[probabilities.argmax(1)], Y)

@@ -14,10 +14,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from synthicl.assets import Asset, cache_dir
 from synthicl.backbones.spec import BackboneSpec
 from synthicl.backbones.weight_files import FLAG, first_difference, first_names, misfit, read_tensors
-from synthicl.errors import UserError
+from synthicl.core.assets import Asset, cache_dir
+from synthicl.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

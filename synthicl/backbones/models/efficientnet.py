@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthicl.assets import Asset, cache_dir
 from synthicl.backbones.spec import BackboneSpec
 from synthicl.backbones.weight_files import FLAG, first_difference, first_names, misfit, read_tensors
+from synthicl.core.assets import Asset, cache_dir
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

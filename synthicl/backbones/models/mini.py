@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthicl.assets import Asset
 from synthicl.backbones.spec import BackboneSpec
-from synthicl.errors import UserError
+from synthicl.core.assets import Asset
+from synthicl.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn

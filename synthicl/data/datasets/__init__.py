@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthicl.assets import Asset
+from synthicl.core.assets import Asset
+from synthicl.core.registry import lookup
 from synthicl.data.images import LabelledImages
-from synthicl.registry import lookup
 
 
 @dataclass(frozen=True)

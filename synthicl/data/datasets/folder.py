@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from synthicl.assets import Asset
+from synthicl.core.assets import Asset
+from synthicl.core.errors import UserError
+from synthicl.core.files import safe_folder_name
 from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.images import EXTENSIONS, SPLITS, LabelledImages
 from synthicl.data.metadata import labelled_by, metadata_files
 from synthicl.data.splits import stratified_split
-from synthicl.errors import UserError
-from synthicl.files import safe_folder_name
 
 FRACTIONS = {"val": 0.2, "test": 0.2}  # of a folder that comes without splits
 OTHER_NAMES = {"train": {"training"}, "val": {"valid", "validation"}, "test": {"testing"}}  # of splits

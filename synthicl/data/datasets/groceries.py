@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synthicl.assets import Asset, obtain
+from synthicl.core.assets import Asset, obtain
+from synthicl.core.errors import UserError
+from synthicl.core.files import safe_folder_name, stays_inside
 from synthicl.data.archives import SUFFIXES, unpacked
 from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.images import SPLITS, LabelledImages
 from synthicl.data.splits import stratified_split
-from synthicl.errors import UserError
-from synthicl.files import safe_folder_name, stays_inside
 
 EASY = (
     "Avocado",

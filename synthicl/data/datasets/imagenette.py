@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from synthicl.assets import Asset, obtain
+from synthicl.core.assets import Asset, obtain
+from synthicl.core.errors import UserError
 from synthicl.data.archives import unpack
 from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.datasets.folder import scan, with_val
 from synthicl.data.images import LabelledImages
-from synthicl.errors import UserError
 
 # WordNet id -> class name, in the order of torchvision.datasets.Imagenette.
 CLASSES = {

@@ -1,0 +1,84 @@
+"""The card: the README.md of a context set."""
+
+from __future__ import annotations
+
+from synthicl.artefact.context_set import ContextSet
+from synthicl.report.table import markdown
+from synthicl.studies.compare.show import score_tables
+from synthicl.studies.results import Results
+
+_TEMPLATE = """\
+# Context set for {dataset}
+
+{n} synthetic images, {ipc} per class, distilled with synthicl. Their embeddings, given to TabICL as its context,
+classify images of {dataset}.
+
+![all images, one class after the other](grid.png)
+
+| | |
+| --- | --- |
+{facts}
+
+{tables}
+## What it carries
+
+`context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class
+names in its metadata.{soft} {statistics}
+
+## Use
+
+```python
+from synthicl import ContextSet
+
+context = ContextSet.load("path/to/this/folder")
+context.images, context.labels, context.embeddings, context.class_names
+```
+
+`images/` is valid for `torchvision.datasets.ImageFolder` and `datasets.load_dataset("imagefolder", data_dir="images")`.
+
+## Licences
+
+Dataset: {dataset_licence}. Backbone weights: {backbone_licence}. The images were optimised from noise; no image of the
+dataset was copied, but they are derived from it.
+"""
+
+_SOFT = " Soft labels were learnt with the images (`targets`); TabICL sees classes."
+
+
+def card(context: ContextSet, results: Results) -> str:
+    """Write the card in Markdown: what the set is, how good it is, what it carries, how to load it."""
+    about = context.metadata
+    checkpoint = about["checkpoint"] + (" (chosen on val)" if about["checkpoint"] == "best_on_val" else "")
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    facts = {
+        "dataset": about["dataset"] + (f", split seed {seed}" if (seed := about.get("split_seed")) else ""),
+        "classes": ", ".join(context.class_names[:20]) + (", ..." if len(context.class_names) > 20 else ""),
+        "backbone": f"{about['backbone']} (weights {about['backbone_weights']}), {about['crop_size']} px",
+        "objective": f"{about['objective']}, real side {about['real']}, {about['steps']} steps, seed {about['seed']}",
+        "state": checkpoint,
+        "TabICL": f"checkpoint {about['tabicl_checkpoint']}, preprocessing {context.preprocessing.name}, "
+        f"{context.preprocessing.n_estimators} members",
+        "versions": versions,
+    }
+    numbers = context.preprocessing.numbers
+    statistics = (
+        f"Its preprocessing also carries {numbers:,} numbers fitted on the training embeddings (mean and projection)."
+        if numbers
+        else "Its preprocessing carries no statistics of the training data."
+    )
+    parts = []
+    for table in score_tables(results):
+        parts.append(f"## {table.title}\n\n{markdown(table)}\n\n")
+    return _TEMPLATE.format(
+        n=len(context.labels),
+        ipc=about["ipc"],
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        tables="".join(parts),
+        shape="none" if context.images is None else " x ".join(map(str, context.images.shape)),
+        soft="" if context.targets is None else _SOFT,
+        d=context.embeddings.shape[1],
+        statistics=statistics,
+        dataset=about["dataset"],
+        dataset_licence=about["dataset_licence"],
+        backbone_licence=about["backbone_licence"],
+    )

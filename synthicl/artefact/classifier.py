@@ -1,0 +1,211 @@
+"""TabICL with a context set, as a scikit-learn classifier of embeddings, and of images where the set names a backbone.
+
+>>> from synthicl import InContextClassifier
+>>> classifier = InContextClassifier(preprocessing="rotated16").fit(embeddings, labels)  # doctest: +SKIP
+>>> classifier = InContextClassifier.from_context_set("outputs/digits/latest")  # doctest: +SKIP
+>>> classifier.predict_images(["photo.jpg"])  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from synthicl.artefact.context_set import ContextSet
+from synthicl.core.assets import obtain
+from synthicl.core.errors import UserError
+from synthicl.core.files import file_fingerprint
+from synthicl.embeddings.embedder import ImageEmbedder, Images
+from synthicl.probes.tabicl import TabICLProbe
+from synthicl.tabicl.checkpoint import checkpoint_asset
+from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
+
+
+class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Classify embeddings with TabICL; what is fitted is the context.
+
+    Args:
+        preprocessing: ``raw``, ``post``, ``pca<k>`` or ``rotated<k>``, fitted on the rows that `fit` is given; or a preprocessing
+            that carries its own statistics, as a context set has.
+        checkpoint: of TabICL: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``. Each tells 10 classes apart at once; more
+            go through tabicl's own tree of classes.
+        model_path: a checkpoint file in its place.
+        n_estimators: ensemble members in place of the preprocessing's own number.
+        device: where backbone and TabICL run.
+        random_state: seed of the ensemble's shuffles; a generator, or None for NumPy's, draws one in `fit`.
+
+    Attributes:
+        classes_: (C,), the sorted labels.
+        n_features_in_: D, the length of an embedding.
+        context_: the rows with their preprocessing, as a context set without images.
+        seed_: the seed that was used.
+    """
+
+    def __init__(
+        self,
+        preprocessing: str | Preprocessing = "raw",
+        checkpoint: str = "mini",
+        model_path: str | Path | None = None,
+        n_estimators: int | None = None,
+        device: torch.device | str = "cpu",
+        random_state: int | np.random.RandomState | None = 42,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.checkpoint = checkpoint
+        self.model_path = model_path
+        self.n_estimators = n_estimators
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+        """Take embeddings X (n, D) with labels y (n,) as the context.
+
+        Raises:
+            ValueError: X or y is not what scikit-learn calls a classification problem.
+            UserError: unknown preprocessing or checkpoint, more columns than X has directions, or a missing file.
+        """
+        rows, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        classes, labels = np.unique(y, return_inverse=True)
+        z = torch.tensor(rows)
+        if isinstance(self.preprocessing, Preprocessing):
+            preprocessing = replace(
+                self.preprocessing, n_estimators=self.n_estimators or self.preprocessing.n_estimators
+            )
+        else:
+            preprocessing = fit_preprocessing(self.preprocessing, z, self.n_estimators)
+        context = ContextSet(z, torch.from_numpy(labels), [str(label) for label in classes], preprocessing)
+        return self._fit_context(context, classes)
+
+    def _fit_context(
+        self, context: ContextSet, classes: np.ndarray, backbone_weights: str | Path | None = None
+    ) -> Self:
+        """Fit on a context set whose class index i stands for ``classes[i]``."""
+        seed = self.random_state
+        self.seed_ = int(seed if isinstance(seed, Integral) else check_random_state(seed).randint(2**31 - 1))
+        model_path = obtain(checkpoint_asset(self.checkpoint, self.model_path))
+        self.probe_ = TabICLProbe(context.preprocessing, model_path, self.device, self.seed_)
+        self.probe_.fit(context.embeddings, context.labels)
+        present = classes[context.labels.unique().numpy()]
+        # scikit-learn's metrics expect sorted classes; the probe's columns follow the context set's own order.
+        self._order = np.argsort(present)
+        self.classes_ = present[self._order]
+        self.n_features_in_ = context.embeddings.shape[1]
+        self.context_ = replace(context, images=None)
+        self._backbone_weights = backbone_weights
+        self._embedder: ImageEmbedder | None = None
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Class probabilities (q, C) of embeddings X (q, D); columns follow ``classes_``."""
+        check_is_fitted(self)
+        queries = validate_data(self, X, reset=False, dtype=np.float32)
+        return self.probe_.predict_proba(torch.tensor(queries))[:, self._order]
+
+    def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Labels (q,) of embeddings X (q, D)."""
+        return self._most_likely(self.predict_proba(X))
+
+    def predict_proba_images(self, images: Images) -> np.ndarray:
+        """Class probabilities (q, C) of q paths, Pillow images, or a tensor (q, 3, H, W), uint8.
+
+        Raises:
+            UserError: the context set names no backbone or other weights than those at hand, or an image is unreadable.
+        """
+        return self.predict_proba(self.image_embedder()(images).numpy())
+
+    def predict_images(self, images: Images) -> np.ndarray:
+        """Labels (q,) of images; see `predict_proba_images`."""
+        return self._most_likely(self.predict_proba_images(images))
+
+    def _most_likely(self, probabilities: np.ndarray) -> np.ndarray:
+        labels: np.ndarray = self.classes_[probabilities.argmax(1)]
+        return labels
+
+    def image_embedder(self) -> ImageEmbedder:
+        """What turns images into rows that this classifier takes; made once.
+
+        Raises:
+            UserError: see `ImageEmbedder`.
+        """
+        check_is_fitted(self)
+        if self._embedder is None:
+            self._embedder = ImageEmbedder(self.context_.metadata, self._backbone_weights, self.device)
+        return self._embedder
+
+    def save(self, folder: Path | str) -> None:
+        """Write the classifier into ``folder`` as a context set of bare vectors, without pickle.
+
+        Labels are kept as class names; those that were strings or integers come back as such.
+
+        Raises:
+            UserError: labels of another type, a label that cannot be a class name, or a disk that is full.
+        """
+        check_is_fitted(self)
+        kind = "int" if np.issubdtype(self.classes_.dtype, np.integer) else "str"
+        if kind == "str" and not all(isinstance(label, str) for label in self.classes_.tolist()):
+            raise UserError(f"Labels of type {self.classes_.dtype} cannot be saved. Use strings or integers as labels.")
+        metadata: dict[str, Any] = {
+            **self.context_.metadata,
+            "label_type": kind,
+            "random_state": self.seed_,
+            "tabicl_checkpoint": self.checkpoint if self.model_path is None else Path(self.model_path).name,
+        }
+        replace(self.context_, metadata=metadata).save(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str, model_path: str | Path | None = None, device: torch.device | str = "cpu") -> Self:
+        """Read a classifier that `save` wrote; see `from_context_set`."""
+        return cls.from_context_set(ContextSet.load(folder), model_path, device)
+
+    @classmethod
+    def from_context_set(
+        cls,
+        context: ContextSet | Path | str,
+        model_path: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        backbone_weights: str | Path | None = None,
+    ) -> Self:
+        """Build a fitted classifier from a context set; its class names become ``classes_``.
+
+        Args:
+            context: the set, or the folder that holds it: a finished run's, or one that `save` wrote.
+            model_path: a TabICL checkpoint file; None for the one that the set's metadata names.
+            device: where backbone and TabICL run.
+            backbone_weights: a local file of the backbone's weights, for images; None for the bundled or downloaded.
+
+        Raises:
+            UserError: no context set there, or a file it needs is missing or another.
+        """
+        if not isinstance(context, ContextSet):
+            context = ContextSet.load(context)
+        checkpoint = str(context.metadata.get("tabicl_checkpoint", "mini"))
+        # A file of one's own is recorded by its name; where it lies now, only the user knows.
+        if model_path is None and checkpoint.endswith(".ckpt") and not Path(checkpoint).is_file():
+            raise UserError(
+                f"The context set was made with the TabICL checkpoint file {checkpoint}. "
+                "Supply it with --tabicl.model_path=PATH."
+            )
+        made_with = context.metadata.get("tabicl_weights")
+        path = obtain(checkpoint_asset(checkpoint, model_path))
+        if made_with not in (None, file_fingerprint(path)):
+            raise UserError(
+                f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the context set "
+                f"was made with ({made_with}). Supply the same file."
+            )
+        seed = context.metadata.get("random_state", 42)
+        classifier = cls(context.preprocessing, checkpoint, model_path, device=device, random_state=seed)
+        classes = np.array(context.class_names)
+        if context.metadata.get("label_type") == "int":
+            classes = classes.astype(np.int64)
+        return classifier._fit_context(context, classes, backbone_weights)

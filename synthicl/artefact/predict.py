@@ -1,0 +1,168 @@
+"""``predict``: classify new images with the context set of a finished run, and write a table.
+
+Images are read, embedded and classified batch by batch, so memory does not grow with their number. One that cannot be
+read gets a row that says why, and the others go on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from synthicl.artefact.classifier import InContextClassifier
+from synthicl.artefact.context_set import BEST
+from synthicl.cli import preflight
+from synthicl.core.errors import UserError
+from synthicl.core.files import write_whole
+from synthicl.data.images import EXTENSIONS
+from synthicl.data.transforms import SquareImages
+
+OUTPUT = Path("predictions.csv")  # in the current directory: a run's folder is a finished artefact
+READERS = 4  # threads that decode images; each holds one at its full size
+SHOWN = 3  # unreadable images that are named at the end
+
+
+def predict(
+    context: Path,
+    images: Path,
+    output: Path | None = None,
+    backbone_weights: str | None = None,
+    model_path: str | None = None,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Classify images and write one CSV row for each, in the order in which they are found.
+
+    The columns are ``path`` (below ``images``, or as the list has it), ``prediction``, ``error`` (empty, or why the
+    image could not be read; then the prediction and the probabilities are empty), and the probability of each class
+    under its name. Every image is treated as a real one, resized and cropped, synthetic images of the run included.
+
+    Args:
+        context: folder of a finished run, or of a context set.
+        images: a folder, searched with its subfolders; an image; or a text file with one path per line, relative ones
+            below the folder of that file.
+        output: the CSV; None for ``predictions.csv`` in the current directory. It is written whole or not at all.
+        backbone_weights: a local weights file; None for the one the run was made with, the bundled or downloaded one.
+        model_path: a TabICL checkpoint file; None for the one the run was made with.
+        batch_size: images that are held, embedded and classified at once.
+        device: where backbone and TabICL run.
+
+    Returns:
+        Path of the CSV.
+
+    Raises:
+        UserError: no images, none that can be read, no context set, other weights than the run's, or a missing file.
+    """
+    output = OUTPUT if output is None else output
+    if batch_size < 1:
+        raise UserError(f"--batch_size={batch_size}: must be at least 1.")
+    if output.is_dir():
+        raise UserError(f"--output={output}: is a folder. Name a file, for example {output / OUTPUT}.")
+    found = find_images(images)
+    classifier = InContextClassifier.from_context_set(
+        context,
+        model_path or _of_the_run(context, "tabicl.model_path"),
+        device,
+        backbone_weights or _of_the_run(context, "backbone.weights"),
+    )
+    squares = classifier.image_embedder().squares([path for _, path in found])
+    batches = [range(start, min(start + batch_size, len(found))) for start in range(0, len(found), batch_size)]
+    unreadable: list[str] = []
+
+    def write(path: Path) -> None:
+        # A file name on disk need not be UTF-8; its bytes are written as they are.
+        opened = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        with opened as file, ThreadPoolExecutor(READERS) as readers:
+            table = csv.writer(file)
+            table.writerow(["path", "prediction", "error", *classifier.classes_])
+            for batch in track(batches, f"Classifying {len(found)} images", transient=True):
+                read = list(readers.map(lambda index: _read(squares, index), batch))
+                unreadable.extend(reason for reason in read if isinstance(reason, str))
+                rows = zip(batch, _rows(classifier, read), strict=True)
+                table.writerows([found[index][0], *row] for index, row in rows)
+        if len(unreadable) == len(found):
+            raise UserError(f"{images}: no image could be read, of {len(found)}. The first: {unreadable[0]}")
+
+    write_whole(output, write)
+    print(f"{len(found) - len(unreadable)} of {len(found)} images classified: {output}", flush=True)
+    if unreadable:
+        reasons = (reason.encode(errors="backslashreplace").decode() for reason in unreadable[:SHOWN])
+        print(f"{len(unreadable)} could not be read (column error), for example", *reasons, sep="\n  ", flush=True)
+    return output
+
+
+def find_images(images: Path) -> list[tuple[str, Path]]:
+    """The images to classify, as they are called in the table, and where they lie.
+
+    Raises:
+        UserError: there are none, or the file is no list.
+    """
+    suffixes = ", ".join(sorted(EXTENSIONS))
+    if images.is_dir():
+        paths = [path for path in sorted(images.rglob("*")) if _is_visible_image(path.relative_to(images))]
+        found = [(str(path), path) for path in paths if path.is_file()]
+        if not found:
+            raise UserError(f"{images}: no images there ({suffixes}). Name a folder that holds some.")
+        return found
+    if not images.is_file():
+        raise UserError(f"{images}: no such file or folder. Name a folder of images, an image, or a list of paths.")
+    if images.suffix.lower() in EXTENSIONS:
+        return [(str(images), images)]
+    try:
+        lines = images.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{images}: neither an image ({suffixes}) nor a text file with one path per line ({error}). Name another."
+        ) from error
+    names = [line.removesuffix("\r") for line in lines]
+    found = [(name, images.parent / name) for name in names if name.strip()]
+    if not found:
+        raise UserError(f"{images}: no images listed there. Write one path per line.")
+    return found
+
+
+def _is_visible_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+
+
+def _of_the_run(context: Path, setting: str) -> str | None:
+    """The file that a run was made with, where the folder is a run's and the file still lies there."""
+    folder = context.parent if context.name == BEST else context
+    if not (folder / "config.yaml").is_file():
+        return None
+    path: Any = preflight.run_config(folder).get(setting)
+    return path if path and Path(path).exists() else None
+
+
+def _read(squares: SquareImages, index: int) -> Tensor | str:
+    """An image (3, crop, crop), uint8, or why it could not be read."""
+    try:
+        return squares[index]
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # Pillow's plugins state no list of what they raise on damaged files
+        return f"not a readable image ({type(error).__name__}: {error})"
+
+
+def _rows(classifier: InContextClassifier, read: list[Tensor | str]) -> Iterator[list[Any]]:
+    """Prediction, error and probabilities of each image of a batch."""
+    squares = [square for square in read if isinstance(square, Tensor)]
+    probabilities = np.empty((0, len(classifier.classes_)), dtype=np.float32)
+    if squares:
+        z = classifier.image_embedder().embed(torch.stack(squares))
+        probabilities = classifier.predict_proba(z.numpy())
+    rows = iter(probabilities)
+    for square in read:
+        if isinstance(square, str):
+            yield ["", square, *("" for _ in classifier.classes_)]
+        else:
+            row = next(rows)
+            yield [classifier.classes_[row.argmax()], "", *row]

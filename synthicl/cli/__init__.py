@@ -1,0 +1,1 @@
+"""The command lines: what is asked, what is checked before torch is loaded, what runs."""

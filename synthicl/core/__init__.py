@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, randomness, memory, devices, statistics. Knows nothing of images or TabICL."""

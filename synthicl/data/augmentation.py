@@ -1,0 +1,150 @@
+"""Differentiable augmentation with parameters drawn once and replayed.
+
+The family is the reference's (linear-gradient-matching): horizontal flip, random resized crop, Gaussian noise, on
+images in [0, 1] before normalisation, not clamped. kornia draws flips and boxes; because both are affine, one
+``grid_sample`` applies them (kornia's own warps cost as much as a small backbone). Parameters of all images of a step
+are drawn at once, identically on every rank, and indexed by whoever needs some of them; noise fields are too large for
+that and are drawn where they are needed, in blocks that belong to fixed rows (a generator for every row would cost a
+GPU as much as a small backbone).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import kornia.augmentation as K
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from synthicl.core.errors import UserError
+from synthicl.core.memory import to_device
+from synthicl.core.randomness import derive_seed, keyed_generator
+
+NOISE_BLOCK = 16  # rows whose noise is drawn together
+
+
+@dataclass(frozen=True)
+class AugmentationParameters:
+    """What is done to each of N images.
+
+    Attributes:
+        boxes: (N, 4) left, top, width, height of the crop in pixels of the input.
+        flip: (N,) bool, mirrored left to right after the crop.
+        noisy: (N,) bool, noise is added.
+        first: number of the first of these images among all that were drawn for.
+        noise_seed: of the noise fields of all of them.
+    """
+
+    boxes: Tensor
+    flip: Tensor
+    noisy: Tensor
+    first: int
+    noise_seed: int
+
+    def __getitem__(self, rows: slice) -> AugmentationParameters:
+        """The parameters of consecutive images."""
+        first = self.first + rows.indices(len(self.boxes))[0]
+        return AugmentationParameters(self.boxes[rows], self.flip[rows], self.noisy[rows], first, self.noise_seed)
+
+
+@dataclass
+class Augmentation:
+    """Strength of the augmentation; it belongs to a dataset's configuration, since flips and small crops ruin digits.
+
+    Args:
+        flip: probability of a horizontal flip.
+        area: least and greatest share of the image that a crop keeps.
+        ratio: least and greatest aspect ratio of a crop.
+        crop: where boxes lie. ``inside`` the image, at whole pixels, as torchvision's and kornia's do; or ``across``
+            it, as the public code's: the width sqrt(a r) or the height sqrt(a / r) of a box, as shares of the image,
+            may exceed 1 (14 % of the boxes with the defaults), its corner is u (1 - width), and outside there is black.
+        noise_probability: probability that an image gets noise.
+        noise_mean: mean of the noise. The public code has 0.5, the paper says 0.
+        noise_std: standard deviation of the noise, in units of the [0, 1] range.
+    """
+
+    flip: float = 0.5
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop: Literal["inside", "across"] = "inside"
+    noise_probability: float = 0.5
+    noise_mean: float = 0.0
+    noise_std: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: a probability outside [0, 1], no share of an image, or a range whose end is before its beginning.
+        """
+        chances = 0 <= self.flip <= 1 and 0 <= self.noise_probability <= 1
+        boxes = 0 < self.area[0] <= self.area[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]
+        if not (chances and boxes and self.noise_std >= 0):
+            raise UserError(
+                f"--model.augmentation: {self}. Probabilities must be in [0, 1], area two rising shares in (0, 1], "
+                "ratio two rising numbers above 0, noise_std not negative."
+            )
+
+    def draw(self, count: int, image_size: int, *key: int | str) -> AugmentationParameters:
+        """Draw the parameters of ``count`` square images of ``image_size`` pixels, as a function of ``key``."""
+        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator
+            torch.manual_seed(derive_seed(*key))
+            boxes = self._boxes_across(count) * image_size if self.crop == "across" else self._boxes(count, image_size)
+            flip, noisy = torch.rand(2, count) < torch.tensor([[self.flip], [self.noise_probability]])
+        return AugmentationParameters(boxes, flip, noisy, 0, derive_seed(*key, "noise"))
+
+    def _boxes(self, count: int, image_size: int) -> Tensor:
+        """Boxes inside the image, (N, 4) left, top, width, height in pixels."""
+        crop = K.RandomResizedCrop((image_size, image_size), self.area, self.ratio, cropping_mode="resample")
+        corners = crop.forward_parameters(torch.Size((count, 3, image_size, image_size)))["src"]
+        left_top = corners[:, 0]
+        return torch.cat([left_top, corners[:, 2] + 1 - left_top], 1)  # kornia's corners are inclusive
+
+    def _boxes_across(self, count: int) -> Tensor:
+        """The public code's boxes (linear-gradient-matching, commit 1d84ffd), (N, 4), as shares of the image."""
+        area, ratio = torch.tensor(self.area), torch.tensor(self.ratio).log()
+        areas = area[0] + torch.rand(count) * (area[1] - area[0])
+        ratios = (ratio[0] + torch.rand(count) * (ratio[1] - ratio[0])).exp()
+        sizes = torch.stack([areas * ratios, areas / ratios], 1).sqrt()
+        return torch.cat([torch.rand(count, 2) * (1 - sizes), sizes], 1)
+
+    def apply(self, images: Tensor, parameters: AugmentationParameters, size: int) -> Tensor:
+        """Crop, flip and add noise.
+
+        Args:
+            images: (N, 3, S, S) in [0, 1].
+            parameters: of these N images.
+            size: resolution of the result in pixels.
+
+        Returns:
+            (N, 3, size, size), differentiable with respect to ``images``, not clamped.
+        """
+        boxes = to_device(parameters.boxes.to(images.dtype), images.device)
+        mirror = 1 - 2 * to_device(parameters.flip, images.device).to(images)
+        # An output in [-1, 1] maps to scale * output + shift in the input's [-1, 1] (pixel edges, align_corners off).
+        scale = boxes[:, 2:] / images.shape[-1]
+        shift = (2 * boxes[:, :2] + boxes[:, 2:]) / images.shape[-1] - 1
+        theta = images.new_zeros(len(images), 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale[:, 0] * mirror, scale[:, 1], shift
+        grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+        outside = "zeros" if self.crop == "across" else "border"
+        views = F.grid_sample(images, grid, padding_mode=outside, align_corners=False)
+        if self.noise_probability == 0:
+            return views
+        noisy = to_device(parameters.noisy, images.device)[:, None, None, None]
+        return views + noisy * (self.noise_mean + self.noise_std * _noise(parameters, views).to(views.dtype))
+
+
+def _noise(parameters: AugmentationParameters, views: Tensor) -> Tensor:
+    """N(0, 1) of the shape of some views, the same for a view in whatever company it is asked for."""
+    first, end = parameters.first, parameters.first + len(views)
+    shape = NOISE_BLOCK, *views.shape[1:]
+    blocks = []
+    for block in range(first // NOISE_BLOCK, -(-end // NOISE_BLOCK)):
+        generator = keyed_generator(parameters.noise_seed, block, device=views.device)
+        field = torch.randn(shape, generator=generator, device=views.device)
+        start = block * NOISE_BLOCK
+        blocks.append(field[max(first - start, 0) : end - start])
+    return torch.cat(blocks)

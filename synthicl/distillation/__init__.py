@@ -1,0 +1,1 @@
+"""The optimisation of the synthetic images: the LightningModule and what it wires."""

@@ -1,0 +1,83 @@
+"""The artefact at the end of a fit: the last state of the schedule, and beside it the one that was best on val."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from synthicl import __version__
+from synthicl.artefact.context_set import BEST, ContextSet
+from synthicl.core.files import file_fingerprint
+from synthicl.data.datamodule import ImageDataModule
+from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.distillation.distiller import Distiller
+
+
+class Export(L.Callback):
+    """Save the context set into the run's folder when a fit has come to its end.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Export the last state, then the checkpoint with the best accuracy on val; a collective call."""
+        assert isinstance(pl_module, Distiller)
+        self._export(trainer, pl_module, self.folder, "last", trainer.global_step)
+        best = next(
+            callback.best_model_path
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/tabicl_accuracy"
+        )
+        if not best:  # the run was never validated
+            return
+        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+        pl_module.setup("validate")
+        pl_module.on_load_checkpoint(checkpoint)
+        pl_module.load_state_dict(checkpoint["state_dict"], strict=False)
+        pl_module.pyramid.to(pl_module.device)
+        self._export(trainer, pl_module, self.folder / BEST, BEST, int(checkpoint["global_step"]))
+
+    @staticmethod
+    def _export(trainer: L.Trainer, module: Distiller, folder: Path, checkpoint: str, steps: int) -> None:
+        rows = module.context_rows()
+        if not trainer.is_global_zero:
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        tabicl = TabICLEvaluation.of(trainer)
+        assert tabicl.preprocessing is not None
+        metadata: dict[str, Any] = {
+            "dataset": data.name,
+            "dataset_licence": data.licence,
+            "split_seed": data.split_seed,
+            "backbone": module.backbone.name,
+            "backbone_weights": module.backbone.fingerprint,
+            "backbone_licence": module.backbone.licence,
+            "crop_size": module.crop_size,
+            "objective": repr(module.objective),
+            "real": module.real,
+            "ipc": module.ipc,
+            "seed": module.seed,
+            "steps": steps,
+            "checkpoint": checkpoint,
+            "tabicl_checkpoint": tabicl.checkpoint,
+            "tabicl_weights": file_fingerprint(tabicl.model_path),
+            "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
+        }
+        ContextSet(
+            embeddings=rows.embeddings.cpu(),
+            labels=rows.labels.cpu(),
+            class_names=data.class_names,
+            preprocessing=tabicl.preprocessing,
+            images=rows.images.cpu(),
+            metadata=metadata,
+            targets=None if rows.targets is None else rows.targets.cpu(),
+        ).save(folder)

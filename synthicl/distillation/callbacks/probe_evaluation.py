@@ -1,0 +1,49 @@
+"""Any other probe at each validation, beside TabICL."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.distillation.distiller import Distiller
+from synthicl.probes import probe_factory
+from synthicl.probes.probe import ProbeSetting, SoftLabelProbe
+from synthicl.studies.scoring import score
+
+
+class ProbeEvaluation(L.Callback):
+    """Fit a probe on the current context rows and log ``val/<probe>_accuracy``, on the queries that TabICL is asked.
+
+    In use: ``--trainer.callbacks+=synthicl.distillation.callbacks.probe_evaluation.ProbeEvaluation
+    --trainer.callbacks.probe=linear``.
+
+    Args:
+        probe: name of the probe, one that needs embeddings only.
+
+    Raises:
+        UserError: there is no such probe.
+    """
+
+    def __init__(self, probe: str = "linear") -> None:
+        self.probe = probe
+        self._factory = probe_factory(probe)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score on val; a collective call."""
+        assert isinstance(pl_module, Distiller)
+        tabicl = TabICLEvaluation.of(trainer)
+        tabicl.prepare(trainer, pl_module, "val")
+        rows, accuracy = pl_module.context_rows(), 0.0
+        if trainer.is_global_zero:
+            assert tabicl.preprocessing is not None
+            with isolate_rng():
+                probe = self._factory(ProbeSetting(tabicl.preprocessing, tabicl.model_path, pl_module.device))
+                z, labels = rows.embeddings.cpu(), rows.labels.cpu()
+                if rows.targets is not None and isinstance(probe, SoftLabelProbe):
+                    probe.fit_soft(z, rows.targets.cpu())
+                else:
+                    probe.fit(z, labels)
+                _, measured = score(probe, tabicl.queries("val"), labels.unique().numpy())
+                accuracy = measured["accuracy"]
+        pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))

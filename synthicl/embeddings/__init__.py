@@ -1,0 +1,1 @@
+"""Real images through a frozen backbone: computed once, kept on disk, labelled."""

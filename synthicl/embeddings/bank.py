@@ -1,0 +1,146 @@
+"""Embeddings of real images: computed once, spread over ranks, kept on disk.
+
+The embeddings of a frozen backbone never change, so they are filed under a key made of everything they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.core.assets import cache_dir
+from synthicl.core.distributed import gather_on_hosts, owned, world
+from synthicl.core.files import write_whole
+from synthicl.data.augmentation import Augmentation, AugmentationParameters
+from synthicl.data.images import LabelledImages
+from synthicl.data.transforms import RandomSquares, SquareImages
+
+BATCH_SIZE = 64
+
+
+def fingerprint(images: LabelledImages) -> str:
+    """What identifies the images of a split: pixels of images in memory; path, size and time of files."""
+    digest = hashlib.sha256(np.ascontiguousarray(images.labels).tobytes())
+    for image in images.images:
+        if isinstance(image, Path):
+            status = image.stat()
+            digest.update(f"{image.resolve()}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        else:
+            digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def embed_views(
+    backbone: FrozenBackbone,
+    images: LabelledImages,
+    crop_size: int,
+    *,
+    augmentation: Augmentation | None = None,
+    image_size: int | None = None,
+    views: int = 1,
+    seed: int = 0,
+    num_workers: int = 0,
+    what: str = "images",
+) -> Tensor:
+    """Embed real images, once for each view; the result is read from disk if it was computed before.
+
+    Without augmentation there is one view, the clean one: short side resized to ``crop_size``, centre crop.
+
+    Args:
+        backbone: on the device where it is to run.
+        images: N images.
+        crop_size: resolution in pixels that the backbone sees.
+        augmentation: if given, each view is a random square at ``image_size`` pixels, augmented to ``crop_size``.
+        image_size: resolution of the synthetic images, in pixels; needed with ``augmentation``.
+        views: V, number of augmented views of each image.
+        seed: seed of the augmentation.
+        num_workers: processes that read images.
+        what: name of the images, for the progress bar.
+
+    Returns:
+        (V, N, D), float32, on the CPU, the same on every rank.
+    """
+    parameter = next(backbone.parameters())
+    key = {
+        "images": fingerprint(images),
+        "backbone": [backbone.name, backbone.fingerprint],
+        "crop_size": crop_size,
+        "augmentation": None if augmentation is None else [vars(augmentation), image_size, views, seed],
+        "precision": str(parameter.dtype),
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    path = cache_dir() / "embeddings" / f"{name}.safetensors"
+    rank, ranks = world()
+    cached = _read(path)
+    if ranks > 1:  # every rank computes, or none does
+        present = torch.tensor([cached is not None], dtype=torch.int32, device=parameter.device)
+        torch.distributed.all_reduce(present, torch.distributed.ReduceOp.MIN)
+        cached = cached if bool(present) else None
+    if cached is not None:
+        return cached
+
+    mine = owned(len(images), rank, ranks)
+    squares = SquareImages(images, crop_size)
+    parameters: list[AugmentationParameters] = []
+    if augmentation is not None:
+        assert image_size is not None
+        keys = [(seed, "bank", view) for view in range(views)]
+        squares = RandomSquares(images, image_size, keys)
+        parameters = [augmentation.draw(len(images), image_size, *key) for key in keys]
+
+    def view_of(view: int, pixels: Tensor, first: int) -> Tensor:
+        if augmentation is None:
+            return pixels
+        return augmentation.apply(pixels, parameters[view][first : first + len(pixels)], crop_size)
+
+    rows = _embed(backbone, squares, mine, views if augmentation is not None else 1, view_of, num_workers, what)
+    embeddings = torch.stack([gather_on_hosts(of_view, len(images), parameter.device) for of_view in rows])
+    if rank == 0:
+        write_whole(path, lambda target: target.write_bytes(save({"z": embeddings})))
+    return embeddings
+
+
+def _read(path: Path) -> Tensor | None:
+    """Embeddings from disk, or None if there are none that can be read."""
+    try:
+        return load_file(path)["z"]
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None
+
+
+@torch.no_grad()
+def _embed(
+    backbone: FrozenBackbone,
+    squares: SquareImages,
+    mine: range,
+    views: int,
+    view_of: Callable[[int, Tensor, int], Tensor],
+    num_workers: int,
+    what: str,
+) -> Tensor:
+    """All views of the images at ``mine``, (V, len(mine), D), float32, on the CPU; reading overlaps with embedding."""
+    device = next(backbone.parameters()).device
+    on_gpu = device.type == "cuda"
+    loader = DataLoader(Subset(squares, mine), BATCH_SIZE, num_workers=num_workers, pin_memory=on_gpu)
+    embeddings = torch.empty(views, len(mine), backbone.embed_dim, pin_memory=on_gpu)  # copied to without waiting
+    quiet = mine.start > 0 or len(loader) * views < 20  # one bar, on rank 0, and none for what takes a moment
+    for number, batch in enumerate(track(loader, f"Embedding {what}", disable=quiet, transient=True)):
+        pixels = batch.to(device, non_blocking=True).view(len(batch), views, 3, *batch.shape[-2:])
+        first = number * BATCH_SIZE
+        for view in range(views):
+            images = view_of(view, pixels[:, view] / 255, mine.start + first)
+            embeddings[view, first : first + len(batch)].copy_(backbone(images), non_blocking=True)
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return embeddings

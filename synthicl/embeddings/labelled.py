@@ -1,0 +1,34 @@
+"""The record for embeddings with their labels, which every floor above uses, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class LabelledEmbeddings(NamedTuple):
+    """Embeddings with their labels: a split, a context, the rows of a step.
+
+    Attributes:
+        z: (N, D), float32.
+        y: (N,), class indices, int64.
+        views: number of augmented views of each image; its rows follow each other.
+        soft_labels: (N, C), rows that sum to 1, where there are any; ``y`` is their class all the same.
+    """
+
+    z: Tensor
+    y: Tensor
+    views: int = 1
+    soft_labels: Tensor | None = None
+
+
+def fingerprint(*tensors: Tensor | None) -> str:
+    """What identifies some tensors: SHA-256 of their numbers, 16 hex digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,1 +1,0 @@
-"""Evaluation protocols: from context sets and probes to rows of results."""

@@ -1,0 +1,5 @@
+"""``boundary``."""
+
+from synthicl.studies.boundary.show import REGISTERED
+
+__all__ = ["REGISTERED"]

@@ -1,0 +1,5 @@
+"""``compare``."""
+
+from synthicl.studies.compare.show import REGISTERED
+
+__all__ = ["REGISTERED"]

@@ -1,0 +1,128 @@
+"""``compare``: contexts of equal size, and all data, with every probe on the same queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from synthicl import coresets
+from synthicl import probes as probe_package
+from synthicl.core.assets import obtain
+from synthicl.core.errors import UserError
+from synthicl.core.files import file_fingerprint
+from synthicl.core.registry import registered
+from synthicl.coresets.nearest_neighbours import nearest_neighbours
+from synthicl.probes import probe_factory
+from synthicl.probes.probe import Probe
+from synthicl.probes.tabicl import TabICLProbe
+from synthicl.studies.results import Results
+from synthicl.studies.scoring import Context
+from synthicl.studies.subject import Subject
+from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
+
+WHATEVER_IPC = ("all", "class_mean", "neighbours")
+QUERY_SPLITS = ("val", "test")  # val rows are there so that what val chose can be seen
+
+
+def compare(
+    subject: Subject,
+    results: Results,
+    contexts: Sequence[str] | None = None,
+    probes: Sequence[str] | None = None,
+    preprocessings: Sequence[str] = (),
+    checkpoints: Sequence[str] = (),
+    random_draws: int | None = None,
+    ipc: int | None = None,
+    reference_seeds: int = 5,
+) -> None:
+    """Score context sets beside real contexts of equal size and all data, with several probes, on val and test.
+
+    Args:
+        subject: what is evaluated.
+        results: where rows go.
+        contexts: which real contexts (names as in synthicl/coresets, and neighbours: the real images nearest to the
+            synthetic ones); None for every one. Synthetic contexts always take part.
+        probes: which classifiers; None for every one but linear_reference, which trains for a thousand epochs.
+        preprocessings: preprocessings of TabICL to stand beside the context set's own, for example raw,pca16.
+        checkpoints: TabICL checkpoints to stand beside the subject's own, for example mini_1, which no objective saw.
+        random_draws: how many contexts are drawn at random; None for as many as the run's table had.
+        ipc: images per class of real contexts; None for the context set's own.
+        reference_seeds: fits of linear_reference on each context, of which the paper has five.
+    """
+    ipc = ipc or subject.ipc
+    draws = random_draws or int(subject.config["random_draws"])
+    chosen = real_contexts(subject, ipc, draws, contexts)
+    # What does not depend on the number of images per class is filed under the context set's own.
+    fixed = [context for context in chosen if context.name in WHATEVER_IPC] + list(synthetic_contexts(subject))
+    varied = [context for context in chosen if context.name not in WHATEVER_IPC]
+    queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
+    made = make_probes(subject, probes, preprocessings, checkpoints)
+    for per_class, group in ((ipc, varied), (subject.ipc, fixed)):
+        jobs = [job for probe in made for context in group for job in jobs_of(subject, probe, context, reference_seeds)]
+        subject.scorer("compare", results, ipc=per_class).score(jobs, queries)
+
+
+def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
+    """Contexts of the builders called ``names``, by default of all; ``random`` is drawn often.
+
+    Raises:
+        UserError: there is no such builder, or ``neighbours`` without synthetic images.
+    """
+    train = subject.embedded("train")
+    builders = registered(coresets)
+    known = [*builders, *(["neighbours"] if subject.context_sets else [])]
+    contexts = []
+    for name in known if names is None else names:
+        if name not in known:
+            raise UserError(f"--contexts={name}: unknown here. Choose among: {', '.join(known)}.")
+        for draw in range(draws if name == "random" else 1):
+            if name == "neighbours":
+                synthetic = subject.context_sets["last"]
+                selected = nearest_neighbours(train.z, train.y, synthetic.embeddings, synthetic.labels)
+            else:
+                selected = builders[name](train.z, train.y, ipc, draw)
+            indices = selected.indices
+            read = None if indices is None else lambda indices=indices: subject.images(indices)
+            contexts.append(Context(name, draw, "", selected.z, selected.y, read))
+    return contexts
+
+
+def synthetic_contexts(subject: Subject) -> Iterable[Context]:
+    """The subject's synthetic context sets."""
+    for checkpoint, found in subject.context_sets.items():
+        images = found.images
+        read = None if images is None else lambda images=images: images
+        checkpoint = found.metadata.get("checkpoint", checkpoint)
+        yield Context("synthetic", 0, checkpoint, found.embeddings, found.labels, read, targets=found.targets)
+
+
+def make_probes(
+    subject: Subject, names: Sequence[str] | None, preprocessings: Sequence[str] = (), checkpoints: Sequence[str] = ()
+) -> list[Probe]:
+    """The probes called ``names``; TabICL first, once for each preprocessing and each checkpoint."""
+    if names is None:
+        names = [name for name in registered(probe_package) if name != "linear_reference"]
+    made = []
+    for name in sorted(names, key=lambda name: name != "tabicl"):
+        make = probe_factory(name)
+        made.append(make(subject.probe_setting()))
+        for preprocessing in preprocessings if name == "tabicl" else ():
+            made.append(make(subject.probe_setting(subject.fit_preprocessing(preprocessing))))
+        for checkpoint in checkpoints if name == "tabicl" else ():
+            path = obtain(checkpoint_asset(checkpoint, flags=("--checkpoints", "--checkpoints")))
+            check_checkpoint(path, "--checkpoints")
+            probe = TabICLProbe(subject.preprocessing, path, subject.device, name=f"tabicl {checkpoint}")
+            probe.weights = file_fingerprint(path)
+            made.append(probe)
+    return made
+
+
+def jobs_of(subject: Subject, probe: Probe, context: Context, seeds: int) -> list[tuple[Context, Probe]]:
+    """A context with a probe; one that looks at images and draws at random is fitted ``seeds`` times, as draws."""
+    if not probe.needs_images:
+        return [(context, probe)]
+    if context.images is None:
+        return []
+    make = probe_factory(probe.name)
+    if context.name == "random":  # every draw has a seed of its own
+        return [(context, make(subject.probe_setting(seed=context.draw)))]
+    return [(context._replace(draw=seed), make(subject.probe_setting(seed=seed))) for seed in range(seeds)]

@@ -1,0 +1,199 @@
+"""What ``compare`` found: accuracies, differences that were named in advance, seconds, and the strip plot."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.report.style import COLORS, new_figure
+from synthicl.report.table import Table, percent, percent_interval
+from synthicl.studies.results import Results, Row
+from synthicl.studies.study import Section
+
+TIMES = ("fit_seconds", "predict_seconds")
+FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # others stand between, by name
+
+
+def rank(context: str) -> int:
+    """Where a context stands in tables and figures; those of the same rank stand by name."""
+    order = [*FIRST, None, *LAST]
+    return order.index(context if context in order else None)
+
+
+class Group(NamedTuple):
+    """What stands in one line of a table."""
+
+    context: str
+    checkpoint: str
+    ipc: int
+
+
+def groups(results: Results, split: str) -> dict[Group, list[Row]]:
+    """Rows of a split, in the order of tables."""
+    names = {Group(row.context, row.checkpoint, row.ipc) for row in results.select(split=split)}
+    # "last" stands before "best_on_val"
+    ordered = sorted(names, key=lambda key: (rank(key.context), key.context, key.ipc, key.checkpoint != "last"))
+    return {key: results.select(split=split, **key._asdict()) for key in ordered}
+
+
+def probes(results: Results, split: str) -> list[tuple[str, str]]:
+    """(probe, preprocessing) pairs of a split: TabICL's, the context set's own first, then others as they were scored."""
+    found = dict.fromkeys((row.probe, row.preprocessing) for row in results.select(split=split))
+    return sorted(found, key=lambda pair: not pair[0].startswith("tabicl"))
+
+
+def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
+    """Accuracy with its interval; for several draws also their spread."""
+    if not rows:
+        return ""
+    correct = results.correct(rows)
+    text = percent_interval(mean_accuracy(correct))
+    if len(rows) > 1 and spread:
+        each = correct.mean(1)
+        text += f", each {percent(each.min())} to {percent(each.max())}"
+    return text
+
+
+def label(key: Group, rows: list[Row]) -> str:
+    """How a context is called in a table."""
+    if key.checkpoint == "best_on_val":
+        return f"{key.context} (best on val)"
+    if (seeds := len({row.seed for row in rows})) > 1:
+        return f"{key.context} ({seeds} seeds)"
+    draws = len({row.draw for row in rows})
+    return f"{key.context} ({draws} draws)" if key.context == "random" and draws > 1 else key.context
+
+
+def accuracy_table(results: Results, split: str) -> Table:
+    """Title, header and rows of the accuracy table."""
+    columns = probes(results, split)
+    spread = len(columns) <= 2  # there is room for it, and the strip plot shows it
+    first = results.select(split=split)[0]
+    title = f"Accuracy on {split} in %, {first.n_query} queries, 95 % intervals"
+    header = [
+        "context",
+        "rows",
+        *(f"{probe} ({preprocessing})" if preprocessing else probe for probe, preprocessing in columns),
+    ]
+
+    def cells(rows: list[Row]) -> list[str]:
+        each = [[row for row in rows if (row.probe, row.preprocessing) == pair] for pair in columns]
+        draws = max(map(len, each))
+        return [
+            cell(results, chosen, spread) + (f", {len(chosen)} draws" if 1 < len(chosen) < draws else "")
+            for chosen in each
+        ]
+
+    body = []
+    for key, rows in groups(results, split).items():
+        body.append([label(key, rows), str(rows[0].n_context), *cells(rows)])
+        draw = best_random_draw(results, columns[0], key.ipc) if key.checkpoint == "best_on_val" else None
+        if draw is not None:
+            chosen = results.select(split=split, context="random", draw=draw, ipc=key.ipc)
+            body.append(["random (best draw on val)", str(rows[0].n_context), *cells(chosen)])
+    return Table(title, header, body)
+
+
+def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int | None:
+    """The random draw that a (probe, preprocessing) scores highest on val: what choosing on val gives without optimising."""
+    draws = results.select(split="val", context="random", probe=column[0], preprocessing=column[1], ipc=ipc)
+    return max(draws, key=lambda row: row.accuracy).draw if draws else None
+
+
+def comparison_table(results: Results, split: str) -> Table:
+    """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
+    synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
+    preprocessing, ipc = (
+        synthetic[0].preprocessing,
+        synthetic[0].ipc,
+    )  # the context set's own preprocessing is scored first
+    rows = {
+        key: [row for row in group if (row.probe, row.preprocessing) == ("tabicl", preprocessing)]
+        for key, group in groups(results, split).items()
+    }
+    # What does not depend on the number of images per class is filed under the context set's own.
+    names = [key for key in rows if key.context != "synthetic" and key.ipc == ipc and rows[key]]
+    correct = results.correct(rows[Group("synthetic", "last", ipc)])
+    comparisons = [paired_difference(correct, results.correct(rows[key])) for key in names]
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    body = []
+    for key, comparison, p_value in zip(names, comparisons, adjusted, strict=True):
+        interval = percent_interval(comparison.difference, sign="+")
+        body.append([f"synthetic - {key.context}", interval, f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"])
+    title = f"Points on {split} with TabICL ({preprocessing}), paired on the queries"
+    return Table(title, ["difference", "points [95 % interval]", "p (Holm)"], body)
+
+
+def seconds_table(results: Results, split: str) -> Table:
+    """Seconds to fit and to predict, medians over draws and seeds."""
+    columns = probes(results, split)
+    body = []
+    for key, rows in groups(results, split).items():
+        cells = []
+        for column in columns:
+            chosen = [row for row in rows if (row.probe, row.preprocessing) == column]
+            fit, predict = (np.median([getattr(row, name) for row in chosen] or [np.nan]) for name in TIMES)
+            cells.append(f"{fit:.2f} + {predict:.2f}" if chosen else "")
+        body.append([label(key, rows), str(rows[0].n_context), *cells])
+    queries = results.select(split=split)[0].n_query
+    header = [
+        "context",
+        "rows",
+        *(f"{probe} ({preprocessing})" if preprocessing else probe for probe, preprocessing in columns),
+    ]
+    return Table(f"Seconds to fit + to predict {queries} queries", header, body)
+
+
+def strip_plot(results: Results, split: str) -> Figure:
+    """Every context's accuracy with TabICL: random draws as points with their mean line, the others with intervals."""
+    column = probes(results, split)[0]
+    rows = {
+        key: [row for row in group if (row.probe, row.preprocessing) == column]
+        for key, group in groups(results, split).items()
+    }
+    rows = {key: group for key, group in rows.items() if group}
+    figure, axes = new_figure(height=0.45 * len(rows) + 1.4)
+    random = np.random.default_rng(0)  # the jitter of points, nothing else
+    for position, (key, group) in enumerate(reversed(rows.items())):
+        color = COLORS[key.context if key.context in ("synthetic", "all") else "real"]
+        interval = mean_accuracy(results.correct(group))
+        middle, low, high = (100 * value for value in interval)
+        if len(group) > 1:
+            jitter = random.uniform(-0.22, 0.22, len(group))
+            axes.scatter([100 * row.accuracy for row in group], position + jitter, s=12, color=color, alpha=0.5, lw=0)
+            axes.plot([middle, middle], [position - 0.35, position + 0.35], color=color, lw=2)
+        else:
+            axes.plot([low, high], [position, position], color=color, lw=2, alpha=0.5)
+            axes.scatter(middle, position, s=40, color=color, zorder=3)
+    axes.set_yticks(range(len(rows)))
+    names = [f"{label(key, group)}, {group[0].n_context} rows" for key, group in rows.items()]
+    axes.set_yticklabels(reversed(names))
+    queries = results.select(split=split)[0].n_query
+    axes.set_xlabel(f"accuracy on {split} in %, {queries} queries, {column[0]} ({column[1]})")
+    axes.set_title(
+        "Points: single draws or seeds, bar: their mean. Line: 95 % interval (Wilson)", fontsize=9, loc="left"
+    )
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def score_tables(results: Results) -> list[Table]:
+    """Accuracies, and the differences where a synthetic context was scored with TabICL."""
+    synthetic = results.select(split="test", context="synthetic", checkpoint="last", probe="tabicl")
+    return [accuracy_table(results, "test"), *([comparison_table(results, "test")] if synthetic else [])]
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables of the section."""
+    return [*score_tables(results), seconds_table(results, "test")]
+
+
+def figures(results: Results) -> dict[str, Figure]:
+    """All figures of the section."""
+    return {"contexts": strip_plot(results, "test")} if results.select(split="test", probe="tabicl") else {}
+
+
+REGISTERED = {"compare": Section("Contexts and probes", tables, figures)}

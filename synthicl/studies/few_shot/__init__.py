@@ -1,0 +1,5 @@
+"""``few-shot``."""
+
+from synthicl.studies.few_shot.show import REGISTERED
+
+__all__ = ["REGISTERED"]

@@ -1,0 +1,234 @@
+"""``few-shot``: accuracy over N-way K-shot episodes, with an interval, for a budget that is spent by a plan.
+
+Contexts are drawn from train and queries from test. A pilot asks about val, so that nothing about test steers the plan;
+the mathematics stands in `synthicl.studies.few_shot.episodes`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
+from synthicl.probes import probe_factory
+from synthicl.probes.probe import Probe
+from synthicl.studies.few_shot.episodes import (
+    Episode,
+    classes_with,
+    draw_episode,
+    estimate_spread,
+    make_plan,
+    smallest_pool,
+)
+from synthicl.studies.results import Results, Row
+from synthicl.studies.scoring import Context, Scorer, score
+from synthicl.studies.subject import Subject
+
+PILOT_EPISODES = 20
+PILOT_QUERIES = 100  # with 10 their own noise hides the variance between episodes, and they cost little beside a fit
+FEW_QUERIES = 10  # are asked as well, for the time that a query more takes
+
+
+def few_shot(
+    subject: Subject,
+    results: Results,
+    ways: int | None = None,
+    shots: int = 1,
+    half_width: float = 0.01,
+    budget_seconds: float = 120,
+    probes: Sequence[str] = ("tabicl", "linear"),
+    queries: int | None = None,
+    episodes: int | None = None,
+) -> None:
+    """Score TabICL over few-shot episodes, as many and as large as a pilot shows to be best, beside another probe.
+
+    Args:
+        subject: what is evaluated.
+        results: where rows go.
+        ways: classes of an episode; None for five, or all if there are fewer.
+        shots: context rows of each class.
+        half_width: wanted of the 95 % interval of the first probe's mean accuracy.
+        budget_seconds: time for the pilot and the episodes together.
+        probes: classifiers; each is given the same episodes, and the first decides on the plan.
+        queries: of each episode in place of the plan's number. With ``episodes`` it makes rows a function of the data
+            alone, where a plan rests on measured times.
+        episodes: in place of the plan's number.
+
+    Raises:
+        UserError: a setting is out of range, or there are too few classes.
+    """
+    for flag, value in (("shots", shots), ("queries", queries), ("half_width", half_width), ("episodes", episodes)):
+        if value is not None and value <= 0:
+            raise UserError(f"--{flag}={value}: has to be positive.")
+    if episodes == 1:
+        raise UserError("--episodes=1: an interval takes two at least.")
+    pools = Pools.of(subject, ways, shots)
+    made = [probe_factory(name)(subject.probe_setting()) for name in probes]
+    for probe in made:
+        if probe.needs_images:
+            raise UserError(f"--probes={probe.name}: is fitted on images, and episodes are made of embeddings.")
+    scorer = subject.scorer("few-shot", results, ipc=shots)
+    plan = planned(scorer, pools, made, half_width, budget_seconds, queries, episodes)
+    with scorer.saving() as saved:
+        for number in track(range(int(plan["episodes"])), "Scoring episodes", transient=True):
+            episode = pools.draw("test", number, int(plan["queries"]))
+            score_episode(scorer, pools, made, number, episode)
+            saved()
+
+
+class Pools(NamedTuple):
+    """What episodes are drawn from.
+
+    Attributes:
+        splits: embeddings of train, val and test.
+        ways: classes of an episode.
+        shots: context rows of each class.
+    """
+
+    splits: dict[str, LabelledEmbeddings]
+    ways: int
+    shots: int
+
+    @classmethod
+    def of(cls, subject: Subject, ways: int | None, shots: int) -> Pools:
+        """The subject's pools.
+
+        Raises:
+            UserError: there are too few classes.
+        """
+        pools = cls({split: subject.embedded(split) for split in ("train", "val", "test")}, ways or 0, shots)
+        most = min(len(pools.classes("val")), len(pools.classes("test")))
+        if ways is not None and ways < 2:
+            raise UserError(f"--ways={ways}: an episode needs two classes at least.")
+        if most < (ways or 2):
+            raise UserError(
+                f"--ways={ways or 2} --shots={shots}: only {most} classes have {shots} images in train and any in val "
+                "and test."
+            )
+        return pools._replace(ways=ways or min(5, most))
+
+    def classes(self, split: str) -> Tensor:
+        """Classes that can take part in episodes that ask about a split."""
+        return classes_with(self.splits["train"].y, self.splits[split].y, self.shots)
+
+    def size(self, split: str) -> int:
+        """How many queries every episode can draw from."""
+        return smallest_pool(self.splits[split].y, self.classes(split), self.ways)
+
+    def draw(self, split: str, number: int, queries: int) -> Episode:
+        """The episode of a number that asks about a split."""
+        labels = self.splits["train"].y, self.splits[split].y
+        return draw_episode(*labels, self.classes(split), self.ways, self.shots, queries, split, number)
+
+    def rows(self, split: str, episode: Episode) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
+        """Context and queries of an episode."""
+        train, asked = self.splits["train"], self.splits[split]
+        context = LabelledEmbeddings(train.z[episode.support], train.y[episode.support])
+        return context, LabelledEmbeddings(asked.z[episode.queries], asked.y[episode.queries])
+
+
+def score_episode(scorer: Scorer, pools: Pools, probes: Sequence[Probe], number: int, episode: Episode) -> None:
+    """Put the rows of an episode into results, those that are not there yet."""
+    support, queries = pools.rows("test", episode)
+    context = Context("episode", number, "", support.z, support.y)
+    for probe in probes:
+        if scorer.results.has(scorer.row(context, probe, "test", queries)):
+            continue
+        start = time.perf_counter()
+        probe.fit(support.z, support.y)
+        fit_seconds = time.perf_counter() - start
+        predictions, measured = score(probe, queries, support.y.unique().numpy())
+        row = scorer.row(context, probe, "test", queries, fit_seconds=fit_seconds, **measured)
+        scorer.results.add(row, predictions, labels=queries.y.numpy())
+
+
+def planned(
+    scorer: Scorer,
+    pools: Pools,
+    probes: Sequence[Probe],
+    half_width: float,
+    budget: float,
+    queries: int | None,
+    episodes: int | None,
+) -> dict[str, float]:
+    """The plan, from results if it was made before for the same data and settings; else after a pilot.
+
+    It stands in results as the measures of a row ``pilot``, so that a run that was cut off goes on with the same plan.
+    """
+    asked = [pools.ways, pools.shots, half_width, budget, queries or 0, episodes or 0]
+    train, val, test = (pools.splits[split] for split in ("train", "val", "test"))
+    row = replace(
+        scorer.row(Context("pilot", 0, "", train.z, train.y), probes[0], "val", val),
+        n_context=pools.ways * pools.shots,
+        fingerprint=fingerprint(train.z, train.y, val.z, val.y, test.y, torch.tensor(asked, dtype=torch.float64)),
+    )
+    if scorer.results.has(row):
+        return scorer.results.rows[row.key].measures
+    forget_episodes(scorer.results, row)
+    start = time.perf_counter()
+    predictions, labels, costs = pilot(pools, probes)
+    correct = predictions == labels
+    spread = estimate_spread(correct, pools.size("val"))
+    left = budget - (time.perf_counter() - start)
+    plan = make_plan(spread, *costs, pools.size("test"), half_width, left, queries, episodes)
+    measures = {
+        "ways": pools.ways,
+        "shots": pools.shots,
+        "within": spread.within,
+        "between": spread.between,
+        "episode_seconds": costs[0],
+        "query_seconds": costs[1],
+        "pool": pools.size("test"),
+        "half_width": half_width,
+        "budget_seconds": budget,
+        "asked": float(queries is not None or episodes is not None),
+        "pilot_episodes": len(correct),
+        "pilot_queries": correct.shape[1],
+        "pilot_pool": pools.size("val"),
+        **plan._asdict(),
+    }
+    row = replace(row, accuracy=float(correct.mean()), n_query=correct.size, measures=measures)
+    scorer.results.add(row, predictions.ravel(), labels=labels.ravel())
+    return measures
+
+
+def pilot(pools: Pools, probes: Sequence[Probe]) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Ask queries about val in a few episodes.
+
+    Returns:
+        The classes that the first probe predicts, (P, Q); the true ones, (P, Q); and the seconds that all probes
+        together take for an episode without its queries and for a query more, medians.
+    """
+    count = min(PILOT_QUERIES, pools.size("val"))
+    predictions, labels, fit_seconds, many_seconds, few_seconds = [], [], [], [], []
+    for number in track(range(PILOT_EPISODES), "Pilot episodes on val", transient=True):
+        support, queries = pools.rows("val", pools.draw("val", number, count))
+        classes = support.y.unique().numpy()
+        start = time.perf_counter()
+        for probe in probes:
+            probe.fit(support.z, support.y)
+        fit_seconds.append(time.perf_counter() - start)
+        few = LabelledEmbeddings(queries.z[:FEW_QUERIES], queries.y[:FEW_QUERIES])
+        answers = [score(probe, queries, classes) for probe in probes]
+        many_seconds.append(sum(measured["predict_seconds"] for _, measured in answers))
+        few_seconds.append(sum(score(probe, few, classes)[1]["predict_seconds"] for probe in probes))
+        predictions.append(answers[0][0])
+        labels.append(queries.y.numpy())
+    more = np.median(many_seconds) - np.median(few_seconds)
+    query_cost = max(float(more) / max(count - FEW_QUERIES, 1), 1e-6)  # clocks are noisy, and no query is free
+    episode_cost = max(float(np.median(fit_seconds) + np.median(many_seconds)) - count * query_cost, query_cost)
+    return np.stack(predictions), np.stack(labels), (episode_cost, query_cost)
+
+
+def forget_episodes(results: Results, pilot_row: Row) -> None:
+    """Drop pilot and episodes of an earlier plan for the same ways and shots."""
+    size = {"ipc": pilot_row.ipc, "n_context": pilot_row.n_context}
+    results.drop(results.select(command="few-shot", seed=pilot_row.seed, **size))

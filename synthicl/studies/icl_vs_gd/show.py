@@ -1,0 +1,133 @@
+"""What ``icl-vs-gd`` found: how near gradient descent comes to TabICL, and after how much of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import cycle
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from synthicl.core.statistics import mean_accuracy
+from synthicl.report.style import COLORS, CYCLE, new_figure
+from synthicl.report.table import Table, percent, percent_interval
+from synthicl.studies.icl_vs_gd.compute import CURVES
+from synthicl.studies.results import Results, Row
+from synthicl.studies.study import Section
+
+PANELS = {
+    "agreement": "test queries given the same class, %",
+    "squared_difference": "mean squared difference of probabilities (0 to 2)",
+}
+STYLES = ("-", "--", ":", "-.")  # of the learning rates
+
+
+def groups(results: Results) -> dict[str, list[tuple[Row, Row]]]:
+    """The rows on test of TabICL and of gradient descent on the same context, by the context's name."""
+    found: dict[str, list[tuple[Row, Row]]] = {}
+    for descent in results.select(split="test", probe="gradient_descent"):
+        tabicl = results.rows[replace(descent, probe="tabicl").key]
+        found.setdefault(descent.context, []).append((tabicl, descent))
+    return found
+
+
+def mean(rows: list[Row], measure: str) -> float:
+    """Mean of a measure over rows."""
+    return float(np.mean([row.measures[measure] for row in rows]))
+
+
+def time(descent: Row) -> float:
+    """K times the learning rate, as chosen on val."""
+    return descent.measures["steps"] * descent.measures["learning_rate"]
+
+
+def tables(results: Results) -> list[Table]:
+    """One row for each context: gradient descent as chosen on val, beside TabICL and TabICL's own variation."""
+    if not groups(results):  # an evaluation that was interrupted early
+        return []
+    body = []
+    for name, pairs in groups(results).items():
+        tabicl, descent = ([pair[side] for pair in pairs] for side in (0, 1))
+        same = np.stack([results.predictions[a.key] == results.predictions[b.key] for a, b in pairs])
+        times = [time(row) for row in descent]
+        body.append(
+            [
+                f"{name} ({len(pairs)} draws)" if len(pairs) > 1 else name,
+                str(descent[0].n_context),
+                f"{min(times):.3g}" + (f" to {max(times):.3g}" if max(times) > min(times) else ""),
+                percent_interval(mean_accuracy(results.correct(tabicl))),
+                percent_interval(mean_accuracy(results.correct(descent))),
+                percent_interval(mean_accuracy(same)),
+                percent(mean(tabicl, "self_agreement")),
+                f"{mean(descent, 'squared_difference'):.4f}",
+                f"{mean(tabicl, 'self_squared_difference'):.4f}",
+            ]
+        )
+    header = ["context", "rows", "k lr", "TabICL right", "descent right", "same class", "TabICL twice"]
+    header += ["squared difference", "TabICL twice"]
+    row = results.select(split="test")[0]
+    title = (
+        f"TabICL ({row.preprocessing}) and k steps of gradient descent on a softmax probe from W = 0, b = 0, same context; "
+        f"{row.n_query} test queries, % with 95 % intervals; val chose k lr; TabICL twice: with other shuffles"
+    )
+    return [Table(title, header, body)]
+
+
+def paths(results: Results) -> Figure:
+    """Agreement and squared difference of probabilities against k lr: a line for each context and learning rate."""
+    figure, only = new_figure(9.6, 5.0)
+    only.remove()
+    panels = figure.subplots(1, 2)
+    found = groups(results)
+    others = cycle(color for color in CYCLE if color != COLORS["synthetic"])
+    colors = {name: COLORS["synthetic"] if name == "synthetic" else next(others) for name in found}
+    rates: list[float] = []
+    for name, pairs in found.items():
+        width, alpha = (1.0, 0.55) if len(pairs) > 1 else (1.8, 1.0)
+        for tabicl, descent in pairs:
+            at, *curves = results.arrays[CURVES + descent.key]
+            rates = max(rates, descent.run["learning_rates"], key=len)
+            for axes, measure, values in zip(panels, PANELS, curves, strict=True):
+                scale = 100 if measure == "agreement" else 1
+                for k_lr, line, style in zip(at, scale * values, STYLES * len(at), strict=False):
+                    axes.plot(k_lr[1:], line[1:], ls=style, color=colors[name], lw=width, alpha=alpha)
+                dot = scale * descent.measures[measure]
+                axes.plot(time(descent), dot, "o", ms=6, color=colors[name], mec="black", mew=0.7, zorder=5)
+                itself = scale * tabicl.measures[f"self_{measure}"]
+                axes.plot(2 * at.max(), itself, "<", ms=7, color=colors[name], mec="black", mew=0.7, alpha=alpha)
+    panels[1].set_yscale("log")
+    chance = f" (chance: {100 / len(np.unique(results.labels['test'])):.3g})"
+    for axes, text, note in zip(panels, PANELS.values(), (chance, ""), strict=True):
+        axes.set(xscale="log", xlabel="number of steps times learning rate, k lr")
+        axes.set_title(text + note, fontsize=10, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    handles = []
+    for name, pairs in found.items():
+        draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
+        handles.append(Line2D([], [], color=colors[name], lw=2, label=f"{name}, {pairs[0][0].n_context} rows{draws}"))
+    handles += [
+        Line2D([], [], color="black", lw=1.2, ls=style, label=f"learning rate {rate:g}")
+        for rate, style in zip(rates, STYLES * len(rates), strict=False)
+    ]
+    handles += [
+        Line2D([], [], color="black", lw=0, marker="o", ms=6, label="chosen on val"),
+        Line2D([], [], color="black", lw=0, marker="<", ms=7, label="TabICL twice, other shuffles"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    row = results.select(split="test")[0]
+    figure.suptitle(
+        f"Gradient descent on a softmax probe against TabICL ({row.preprocessing}) on the same context; "
+        f"{row.n_query} test queries",
+        fontsize=10,
+    )
+    return figure
+
+
+def figures(results: Results) -> dict[str, Figure]:
+    """All figures of the section."""
+    return {"paths": paths(results)} if groups(results) else {}
+
+
+REGISTERED = {"icl-vs-gd": Section("Is it gradient descent?", tables, figures)}

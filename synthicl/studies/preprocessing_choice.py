@@ -1,0 +1,91 @@
+"""Choosing TabICL's preprocessing on val, for all contexts alike.
+
+Only real contexts are looked at, drawn at random: no synthetic image, no builder and no objective is favoured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from synthicl.coresets.random import random
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.tabicl import TabICLProbe
+from synthicl.studies.scoring import score
+from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing
+
+CANDIDATES = ("rotated16", "rotated32", "rotated64", "pca16")
+DRAWS = 6  # contexts of ``ipc`` rows per class; half as many of ten times the rows, one of the most
+MAX_ROWS = 1000  # TabICL's cost grows with the square of the rows
+
+
+def choose_preprocessing(
+    candidates: Sequence[str],
+    train: LabelledEmbeddings,
+    val: LabelledEmbeddings,
+    ipc: int,
+    model_path: Path,
+    n_estimators: int | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Preprocessing, dict[str, float]]:
+    """Fit every candidate, score it on val, and choose by `fewest_columns_of_the_best`.
+
+    Args:
+        candidates: names of preprocessings.
+        train: clean embeddings.
+        val: likewise.
+        ipc: rows per class; contexts of ``ipc``, of ten times as many, and of up to `MAX_ROWS` rows count the same.
+        model_path: TabICL checkpoint.
+        n_estimators: ensemble members, None for the preprocessing's own.
+        device: where TabICL runs.
+
+    Returns:
+        The preprocessing, and the mean accuracy of each candidate.
+    """
+    preprocessings = {name: fit_preprocessing(name, train.z, n_estimators) for name in candidates}
+    probes = {name: TabICLProbe(preprocessing, model_path, device) for name, preprocessing in preprocessings.items()}
+    most = max(MAX_ROWS // len(train.y.unique()), 1)
+    sizes = ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (most, 1))
+    contexts = [
+        (name, part, rows, draw)
+        for name in preprocessings
+        for part, (rows, draws) in enumerate(sizes)
+        for draw in range(draws)
+    ]
+    accuracies: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in preprocessings}
+    for name, part, rows, draw in track(contexts, "Choosing TabICL's preprocessing on val", transient=True):
+        context = random(train.z, train.y, rows, draw)
+        probes[name].fit(context.z, context.y)
+        accuracies[name][part].append(score(probes[name], val, context.y.unique().numpy())[1]["accuracy"])
+    chosen = fewest_columns_of_the_best(accuracies)
+    return preprocessings[chosen], {name: _mean(parts) for name, parts in accuracies.items()}
+
+
+def fewest_columns_of_the_best(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """Choose by the one-standard-error rule: of all that are as good as the best, the one with the fewest columns.
+
+    TabICL's cost grows with the columns, and what lies within the error of the best cannot be told from it (L. Breiman
+    et al., Classification and Regression Trees, 1984, section 3.4.3). Raw embeddings count as having the most columns.
+
+    Args:
+        accuracies: by preprocessing, one sequence of accuracies over draws for each number of context rows; numbers of rows
+            count the same.
+
+    Returns:
+        Name of the preprocessing.
+    """
+    means = {name: _mean(parts) for name, parts in accuracies.items()}
+    best = max(means, key=lambda name: means[name])
+    variances = [float(np.var(part, ddof=1)) / len(part) if len(part) > 1 else 0.0 for part in accuracies[best]]
+    error = sum(variances) ** 0.5 / len(variances)
+    as_good = [name for name in accuracies if means[name] >= means[best] - error]
+    return min(as_good, key=lambda name: (columns_of(name) or np.inf, -means[name]))
+
+
+def _mean(parts: Sequence[Sequence[float]]) -> float:
+    """Mean over numbers of context rows of the mean over draws."""
+    return float(np.mean([np.mean(part) for part in parts]))

@@ -1,0 +1,5 @@
+"""``scaling``."""
+
+from synthicl.studies.scaling.show import REGISTERED
+
+__all__ = ["REGISTERED"]

@@ -1,0 +1,5 @@
+"""``transfer``."""
+
+from synthicl.studies.transfer.show import REGISTERED
+
+__all__ = ["REGISTERED"]

@@ -1,0 +1,149 @@
+"""What ``transfer`` found: accuracy for each backbone that images were distilled with and each one that sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.report.style import COLORS, new_figure
+from synthicl.report.table import Table, percent_interval
+from synthicl.studies.results import Results, Row
+from synthicl.studies.study import Section
+from synthicl.studies.transfer.compute import PROBES, REFERENCES
+
+MARKERS = dict(zip(PROBES, "os", strict=True))
+
+
+def targets(results: Results) -> list[str]:
+    """The backbones that embed, in the order in which they were asked for."""
+    return list(dict.fromkeys(row.backbone for row in results.select(split="test")))
+
+
+def contexts(results: Results) -> list[str]:
+    """Synthetic contexts, then real ones."""
+    names = {row.context for row in results.select(split="test")}
+    return [*sorted(names - set(REFERENCES)), *(name for name in REFERENCES if name in names)]
+
+
+def is_synthetic(context: str) -> bool:
+    """Whether a context is made of synthetic images."""
+    return context not in REFERENCES
+
+
+def rows_of(results: Results, probe: str, context: str, target: str) -> list[Row]:
+    """The rows on test of one cell: draws of a random context, seeds of a synthetic one."""
+    return results.select(split="test", probe=probe, context=context, backbone=target)
+
+
+def label(context: str, rows: list[Row]) -> str:
+    """How a context is called."""
+    if is_synthetic(context):
+        text = context.replace("synthetic (", "synthetic (distilled with ")
+        seeds = len({row.seed for row in rows})
+        return f"{text}, {seeds} seeds" if seeds > 1 else text
+    draws = len({row.draw for row in rows})
+    return f"{context} ({draws} draws)" if draws > 1 else context
+
+
+def probes(results: Results) -> list[str]:
+    """The probes that are there: an interrupted evaluation may lack some."""
+    present = {row.probe for row in results.select(split="test")}
+    return [probe for probe in PROBES if probe in present]
+
+
+def described(results: Results, probe: str) -> str:
+    """A probe with its preprocessing, and the number of queries."""
+    row = results.select(split="test", probe=probe)[0]
+    return (
+        f"{probe} ({row.preprocessing}), {row.n_query} test queries"
+        if row.preprocessing
+        else f"{probe}, {row.n_query} test queries"
+    )
+
+
+def matrix(results: Results, probe: str) -> Table:
+    """Accuracy with a probe: what the context is made of, against the backbone that sees it."""
+    body = []
+    for context in contexts(results):
+        cells = [rows_of(results, probe, context, target) for target in targets(results)]
+        present = next((rows for rows in cells if rows), None)
+        if present is None:
+            continue
+        texts = [percent_interval(mean_accuracy(results.correct(rows))) if rows else "" for rows in cells]
+        body.append([label(context, present), str(present[0].n_context), *texts])
+    title = f"Accuracy in %, {described(results, probe)}, 95 % intervals; columns: the backbone that sees the images"
+    return Table(title, ["context", "rows", *targets(results)], body)
+
+
+def difference_table(results: Results) -> Table:
+    """Synthetic minus real contexts with TabICL, paired on the queries; the comparisons are fixed in advance."""
+    cells, comparisons = [], []
+    for context in filter(is_synthetic, contexts(results)):
+        for target in targets(results):
+            for reference in REFERENCES:
+                pair = [rows_of(results, "tabicl", name, target) for name in (context, reference)]
+                if all(pair):
+                    cells.append((context, target, reference))
+                    comparisons.append(paired_difference(*(results.correct(rows) for rows in pair)))
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    body = []
+    for (context, target, reference), comparison, p_value in zip(cells, comparisons, adjusted, strict=True):
+        points = percent_interval(comparison.difference, sign="+")
+        p_text = f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
+        body.append([f"{context} - {reference}", target, points, p_text])
+    title = f"Points on test with {described(results, 'tabicl')}, paired on the queries"
+    return Table(title, ["difference", "seen by", "points [95 % interval]", "p (Holm)"], body)
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables of the section."""
+    synthetic = any(is_synthetic(context) for context in contexts(results))
+    found = probes(results)
+    differences = [difference_table(results)] if synthetic and "tabicl" in found else []
+    return [*(matrix(results, probe) for probe in found), *differences]
+
+
+def dot_plot(results: Results) -> Figure:
+    """A panel for each backbone that sees the images, in it a line for each context and a point for each probe."""
+    seen_by, names = targets(results), contexts(results)
+    figure, only = new_figure(max(8.0, 2.6 + 2.9 * len(seen_by)), 0.5 * len(names) + 2.0)
+    only.remove()
+    panels = np.atleast_1d(figure.subplots(1, len(seen_by), sharex=True, sharey=True))
+    labels = {}
+    for target, axes in zip(seen_by, panels, strict=True):
+        for position, context in enumerate(reversed(names)):
+            color = COLORS["synthetic" if is_synthetic(context) else "real"]
+            for probe, shift in zip(probes(results), (0.13, -0.13), strict=False):
+                rows = rows_of(results, probe, context, target)
+                if not rows:
+                    continue
+                labels[position] = f"{label(context, rows)}, {rows[0].n_context} rows"
+                middle, low, high = (100 * value for value in mean_accuracy(results.correct(rows)))
+                axes.plot([low, high], [position + shift] * 2, color=color, lw=2, alpha=0.5)
+                own = context == f"synthetic ({target})"
+                axes.plot(middle, position + shift, MARKERS[probe], ms=7, color=color, mfc=color if own else "white")
+        axes.set_title(f"seen by {target}", fontsize=10, loc="left")
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("accuracy on test in %")
+    panels[0].set_yticks(list(labels), list(labels.values()))
+    handles = [
+        Line2D([], [], color="black", lw=0, marker=MARKERS[probe], ms=7, mfc="white", label=described(results, probe))
+        for probe in probes(results)
+    ]
+    handles.append(
+        Line2D([], [], color="black", lw=0, marker="o", ms=7, label="filled: seen by what it was distilled with")
+    )
+    handles.append(Line2D([], [], color="black", lw=2, alpha=0.5, label="95 % interval"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def figures(results: Results) -> dict[str, Figure]:
+    """All figures of the section."""
+    return {"matrix": dot_plot(results)} if probes(results) else {}
+
+
+REGISTERED = {"transfer": Section("Transfer to other backbones", tables, figures)}

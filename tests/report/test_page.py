@@ -1,0 +1,64 @@
+"""The report: one file, every word from data escaped."""
+
+import re
+
+import numpy as np
+import pytest
+
+from synthicl.report.page import publish
+from synthicl.studies.results import Results, Row
+from synthicl.studies.subject import Subject
+
+NASTY = "<script>alert(1)</script> & Größe"
+
+
+@pytest.fixture
+def published(tmp_path, capsys):
+    results = Results(labels={"test": np.zeros(20, dtype=np.int64), "val": np.zeros(20, dtype=np.int64)})
+    for context in ("random", NASTY):
+        row = Row(
+            *("compare", context, 0, 0, 1, "tabicl", "raw", "test", "", 0.5, 1.0, 10, 20, 0.1, 0.2, "context"),
+            run={"dataset": NASTY},
+            made_by=f"python evaluate.py compare '{NASTY}'",
+        )
+        results.add(row, np.arange(20) % 2)
+    (tmp_path / "config.yaml").write_text(f"name: {NASTY}\n", encoding="utf-8")
+    publish(Subject(tmp_path, {}), results, "compare")
+    return tmp_path, (tmp_path / "report.html").read_text(encoding="utf-8"), capsys.readouterr().out
+
+
+def test_words_from_data_are_escaped_everywhere(published):
+    _, page, _ = published
+    assert "<script" not in page
+    # title and heading, what identifies the run, a row of each of two tables, the command line, the configuration
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; Größe") == 7
+
+
+def test_the_page_needs_no_other_file_and_no_network(published):
+    _, page, _ = published
+    assert re.findall(r'(?:src|href)="(.{5})', page) == ["data:"]
+    assert "http" not in page
+
+
+def test_figures_lie_beside_it_as_png_and_svg(published):
+    folder, _, _ = published
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == [
+        "compare-contexts.png",
+        "compare-contexts.svg",
+    ]
+    assert (folder / "figures/compare-contexts.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (folder / "figures/compare-contexts.svg").read_bytes()
+
+
+def test_tables_are_printed_and_the_folder_is_named(published):
+    folder, _, out = published
+    assert "Accuracy on test in %, 20 queries" in " ".join(out.split())
+    assert out.rstrip().endswith(str(folder))
+
+
+def test_the_report_in_markdown_has_the_same_tables_and_commands(published):
+    folder, _, _ = published
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "**Accuracy on test in %, 20 queries, 95 % intervals**" in text
+    assert f"python evaluate.py compare '{NASTY}'" in text
+    assert "![compare-contexts](figures/compare-contexts.png)" in text

@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synthicl.core.statistics import holm, mean_accuracy, paired_difference, wilson
+from synthicl.report.table import Table, markdown, print_tables
+from synthicl.studies.compare.show import accuracy_table, comparison_table, figures, seconds_table, tables
+from synthicl.studies.results import Results, Row
+
+LABELS = np.zeros(200, dtype=np.int64)
+ROW = Row("compare", "random", 0, 0, 1, "tabicl", "rotated16", "test", "", 0, 0.5, 10, 200, 0.1, 0.2, "train")
+
+
+def right(count, shift=0):
+    """Predictions that are right on ``count`` of 200 queries, from the ``shift``-th on."""
+    return (np.roll(np.arange(200), shift) >= count).astype(np.int64)
+
+
+@pytest.fixture
+def results():
+    results = Results(labels={"test": LABELS, "val": LABELS})
+
+    def add(correct, shift=0, **values):
+        results.add(replace(ROW, accuracy=correct / 200, **values), right(correct, shift))
+
+    add(190, context="synthetic", checkpoint="best_on_val")
+    add(188, context="synthetic", checkpoint="last")
+    add(196, context="all", n_context=898)
+    add(180, context="herding")  # a builder that came later
+    for draw, correct in enumerate((120, 140, 160)):
+        add(correct, context="random", draw=draw)
+        add(correct + 2, context="random", draw=draw, probe="linear", preprocessing="")
+    add(188, context="centroid")
+    add(1, context="synthetic", checkpoint="last", split="val")
+    return results
+
+
+def test_accuracy_table(results):
+    title, header, body = accuracy_table(results, "test")
+    assert title == "Accuracy on test in %, 200 queries, 95 % intervals"
+    assert header == ["context", "rows", "tabicl (rotated16)", "linear"]
+    assert [row[0] for row in body] == [
+        "random (3 draws)",
+        "centroid",
+        "herding",
+        "synthetic",
+        "synthetic (best on val)",
+        "all",
+    ]
+    assert body[5][1] == "898"
+    low, high = (100 * bound for bound in wilson(196, 200)[1:])
+    assert body[5][2:] == [f"98.0 [{low:.1f}, {high:.1f}]", ""]
+
+
+def test_draws_stand_with_their_mean_interval_and_spread(results):
+    correct = np.stack([right(count) == LABELS for count in (120, 140, 160)])
+    low, high = (100 * bound for bound in mean_accuracy(correct)[1:])
+    random = accuracy_table(results, "test")[2][0]
+    assert random[2] == f"70.0 [{low:.1f}, {high:.1f}], each 60.0 to 80.0"
+    assert random[3].endswith("each 61.0 to 81.0")
+
+
+def test_comparisons_are_paired_signed_and_corrected(results):
+    title, header, body = comparison_table(results, "test")
+    assert title == "Points on test with TabICL (rotated16), paired on the queries"
+    assert header == ["difference", "points [95 % interval]", "p (Holm)"]
+    rows = {row[0]: row[1:] for row in body}
+    assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "herding", "all")]
+    assert rows["synthetic - centroid"] == ["+0.0 [+0.0, +0.0]", "1.000"]
+    assert rows["synthetic - all"][0].startswith("-4.0 [-")
+    synthetic = (right(188) == LABELS)[None]
+    others = [[120, 140, 160], [188], [180], [196]]
+    p_values = holm(
+        [
+            paired_difference(synthetic, np.stack([right(count) == LABELS for count in counts])).p_value
+            for counts in others
+        ]
+    )
+    for text, p_value in zip((row[2] for row in body), p_values, strict=True):
+        assert text == ("< 0.001" if p_value < 0.001 else f"{p_value:.3f}")
+
+
+def test_rows_of_another_preprocessing_are_not_mixed_in(results):
+    before = comparison_table(results, "test")
+    for row in results.select(split="test", probe="tabicl"):
+        results.add(replace(row, preprocessing="raw"), right(100))
+    assert comparison_table(results, "test") == before  # the context set's own preprocessing, which was scored first
+
+
+def test_another_number_of_images_per_class_stands_in_a_line_of_its_own(results):
+    before = comparison_table(results, "test")
+    results.add(replace(ROW, context="centroid", ipc=5, n_context=50), right(150))
+    lines = [row[:3] for row in accuracy_table(results, "test").body if row[0] == "centroid"]
+    assert [line[1] for line in lines] == ["10", "50"]
+    assert [line[2][:4] for line in lines] == ["94.0", "75.0"]
+    assert comparison_table(results, "test") == before  # of equal size alone
+
+
+def test_markdown():
+    table = Table("title", ["a", "b"], [["1", "2|3"]])
+    assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | 2\\|3 |"
+
+
+def test_print_tables(results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # a narrow terminal cuts nothing off
+    print_tables(tables(results))
+    out = " ".join(capsys.readouterr().out.split())  # a title may go over two lines
+    for title, header, body in tables(results):
+        assert title in out
+        for cell in [*header, *(cell for row in body for cell in row)]:
+            assert cell in out
+
+
+def test_the_best_random_draw_on_val_stands_beside_the_best_on_val(results):
+    """Draw 1 is best on val, draw 2 on test: what val chose is shown."""
+    for draw, correct in enumerate((100, 170, 130)):
+        results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
+    body = accuracy_table(results, "test")[2]
+    names = [row[0] for row in body]
+    position = names.index("random (best draw on val)")
+    assert names[position - 1] == "synthetic (best on val)"
+    assert body[position][2].startswith("70.0 [")
+    assert "random (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
+
+
+def test_draws_of_other_sizes_have_no_part_in_the_choice(results):
+    for draw, correct in enumerate((100, 170, 130)):
+        results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
+        other = replace(ROW, draw=draw, split="val", accuracy=1.0 if draw == 0 else 0.0, ipc=5)
+        results.add(other, right(200 if draw == 0 else 0))
+    (chosen,) = [row for row in accuracy_table(results, "test")[2] if row[0] == "random (best draw on val)"]
+    assert chosen[2].startswith("70.0 [")
+
+
+def test_seconds_are_medians_over_draws(results):
+    for draw, seconds in enumerate((1.0, 3.0, 8.0)):
+        results.add(replace(ROW, draw=draw, fit_seconds=seconds, predict_seconds=2 * seconds), right(100))
+    table = seconds_table(results, "test")
+    assert table.title == "Seconds to fit + to predict 200 queries"
+    assert table.body[0] == ["random (3 draws)", "10", "3.00 + 6.00", "0.10 + 0.20"]
+
+
+def test_a_dataset_alone_has_no_differences_to_name(results):
+    for row in results.select(context="synthetic"):
+        del results.rows[row.key]
+    assert [table.title.split()[0] for table in tables(results)] == ["Accuracy", "Seconds"]
+
+
+def test_spread_gives_way_to_more_probes(results):
+    results.add(replace(ROW, context="centroid", probe="knn", preprocessing=""), right(100))
+    assert "each" not in accuracy_table(results, "test").body[0][2]
+
+
+def test_the_strip_plot_shows_every_context_and_draw(results):
+    (figure,) = figures(results).values()
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [
+        "all, 898 rows",
+        "synthetic (best on val), 10 rows",
+        "synthetic, 10 rows",
+        "herding, 10 rows",
+        "centroid, 10 rows",
+        "random (3 draws), 10 rows",
+    ]
+    assert "200 queries, tabicl (rotated16)" in axes.get_xlabel()
+    points = sorted(x for collection in axes.collections for x, y in collection.get_offsets() if round(y) == 5)
+    assert points == pytest.approx([60, 70, 80])
