@@ -24,11 +24,11 @@ from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
 from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
+from synthicl.probes.preprocessing_choice import fewest_columns_of_the_best
 from synthicl.probes.probe import Probe
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.report.table import Table, markdown
-from synthicl.studies.preprocessing_choice import fewest_columns_of_the_best
-from synthicl.studies.scoring import score
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 

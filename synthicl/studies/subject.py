@@ -26,12 +26,12 @@ from synthicl.data.transforms import SquareImages
 from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.bank import fingerprint as images_fingerprint
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
+from synthicl.probes.preprocessing_choice import CANDIDATES, choose_preprocessing
 from synthicl.probes.probe import ProbeSetting
-from synthicl.studies.preprocessing_choice import CANDIDATES, choose_preprocessing
 from synthicl.studies.results import Results
 from synthicl.studies.scoring import Scorer
 from synthicl.tabicl.checkpoint import checkpoint_asset
-from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing, most_columns
+from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 
 @dataclass
@@ -153,14 +153,8 @@ class Subject:
         members = self.config["tabicl.n_estimators"]
         if self.config["tabicl.preprocessing"] != "auto":
             return self.fit_preprocessing(self.config["tabicl.preprocessing"])
-        train = self.embedded("train")
-        every = self.config.get("tabicl.candidates", CANDIDATES)
-        candidates = [name for name in every if columns_of(name) <= most_columns(train.z)]
-        if not candidates:
-            raise UserError(
-                f"--tabicl.preprocessing=auto: {len(train.y)} training images are too few for any of {every}."
-            )
-        val = self.embedded("val")
+        train, val = self.embedded("train"), self.embedded("val")
+        candidates = self.config.get("tabicl.candidates", CANDIDATES)
         return choose_preprocessing(candidates, train, val, self.ipc, self.checkpoint, members, self.device)[0]
 
     def fit_preprocessing(self, name: str, z: Tensor | None = None) -> Preprocessing:

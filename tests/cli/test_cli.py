@@ -29,9 +29,9 @@ from synthicl.cli import preflight
 from synthicl.cli.main import evaluate, train
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings.bank import embed_views
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import score
 from synthicl.tabicl.checkpoint import BUNDLED, MINI
 
 ROOT = Path(__file__).parents[2]

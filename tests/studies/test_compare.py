@@ -16,12 +16,13 @@ from synthicl.coresets.class_mean import class_mean
 from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
+from synthicl.probes.preprocessing_choice import choose_preprocessing, fewest_columns_of_the_best
 from synthicl.probes.probe import Probe
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.compare.compute import compare, jobs_of, make_probes, real_contexts
-from synthicl.studies.preprocessing_choice import choose_preprocessing, fewest_columns_of_the_best
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context, Scorer, score
+from synthicl.studies.scoring import Context, Scorer
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import BUNDLED, MINI
 from synthicl.tabicl.preprocessing import fit_preprocessing

@@ -9,7 +9,7 @@ from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import ProbeSetting, SoftLabelProbe
-from synthicl.studies.scoring import score
+from synthicl.probes.score import score
 
 
 class ProbeEvaluation(L.Callback):

@@ -16,11 +16,11 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.distiller import ContextRows, Distiller
 from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.preprocessing_choice import CANDIDATES, choose_preprocessing
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.preprocessing_choice import CANDIDATES, choose_preprocessing
-from synthicl.studies.scoring import score
 from synthicl.tabicl.checkpoint import checkpoint_asset
-from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing, most_columns
+from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing
 
 
 class TabICLScore(NamedTuple):
@@ -118,13 +118,8 @@ class TabICLEvaluation(L.Callback):
         train, val = self._queries["train"], self._queries["val"]
         if self.preprocessing_name != "auto":
             return fit_preprocessing(self.preprocessing_name, train.z, self.n_estimators)
-        candidates = [name for name in self.candidates if columns_of(name) <= most_columns(train.z)]
-        if not candidates:
-            raise UserError(
-                f"--tabicl.candidates: {len(train.y)} training images are too few for any of {self.candidates}."
-            )
         preprocessing, accuracy = choose_preprocessing(
-            candidates, train, self._subset(val), module.ipc, self.model_path, self.n_estimators, module.device
+            self.candidates, train, self._subset(val), module.ipc, self.model_path, self.n_estimators, module.device
         )
         scores = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
         print(

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.compare.compute import real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context, score
+from synthicl.studies.scoring import Context
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.differentiable import DifferentiableTabICL, members_of
 from synthicl.tabicl.preprocessing import fit_preprocessing

@@ -20,6 +20,7 @@ from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import Probe
+from synthicl.probes.score import score
 from synthicl.studies.few_shot.episodes import (
     Episode,
     classes_with,
@@ -29,7 +30,7 @@ from synthicl.studies.few_shot.episodes import (
     smallest_pool,
 )
 from synthicl.studies.results import Results, Row
-from synthicl.studies.scoring import Context, Scorer, score
+from synthicl.studies.scoring import Context, Scorer
 from synthicl.studies.subject import Subject
 
 PILOT_EPISODES = 20

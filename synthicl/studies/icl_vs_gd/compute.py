@@ -29,10 +29,11 @@ from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import probe_gradient
 from synthicl.probes.probe import Probe
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.compare.compute import QUERY_SPLITS, real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context, Scorer, score
+from synthicl.studies.scoring import Context, Scorer
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.differentiable import preprocess, varying
 from synthicl.tabicl.preprocessing import Preprocessing

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from synthicl.core.errors import UserError
 from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.scoring import score
-from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing
+from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing, most_columns
 
 CANDIDATES = ("rotated16", "rotated32", "rotated64", "pca16")
 DRAWS = 6  # contexts of ``ipc`` rows per class; half as many of ten times the rows, one of the most
@@ -45,8 +46,17 @@ def choose_preprocessing(
 
     Returns:
         The preprocessing, and the mean accuracy of each candidate.
+
+    Raises:
+        UserError: there are too few training images for any candidate; those for which there are too few are left out.
     """
-    preprocessings = {name: fit_preprocessing(name, train.z, n_estimators) for name in candidates}
+    possible = [name for name in candidates if columns_of(name) <= most_columns(train.z)]
+    if not possible:
+        raise UserError(
+            f"--tabicl.preprocessing=auto: {len(train.y)} training images are too few for any of {tuple(candidates)}. "
+            "Choose raw."
+        )
+    preprocessings = {name: fit_preprocessing(name, train.z, n_estimators) for name in possible}
     probes = {name: TabICLProbe(preprocessing, model_path, device) for name, preprocessing in preprocessings.items()}
     most = max(MAX_ROWS // len(train.y.unique()), 1)
     sizes = ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (most, 1))
