@@ -125,4 +125,4 @@ def make(setting: ProbeSetting) -> LinearReferenceProbe:
     return LinearReferenceProbe(setting.backbone, setting.crop_size, setting.augmentation, setting.seed)
 
 
-REGISTERED = {"linear_reference": make}
+OPTIONAL = {"linear_reference": make}

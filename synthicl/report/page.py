@@ -10,14 +10,12 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
-from synthicl import studies
 from synthicl.artefact.card import card
 from synthicl.artefact.context_set import BEST
 from synthicl.core.files import write_whole
-from synthicl.core.registry import registered
 from synthicl.report.table import Table, markdown, print_tables
+from synthicl.studies import STUDIES
 from synthicl.studies.results import Results
-from synthicl.studies.study import Section
 from synthicl.studies.subject import Subject
 
 
@@ -39,14 +37,13 @@ def publish(subject: Subject, results: Results, command: str) -> None:
         command: the one that has just run.
     """
     folder = subject.output
-    sections: dict[str, Section] = registered(studies)
     present = list(dict.fromkeys(row.command for row in results.rows.values()))  # in the order in which they ran
-    print_tables(sections[command].tables(results.of(command)))
+    print_tables(STUDIES.get(command).tables(results.of(command)))
     shown = []
     for name in present:
-        part = results.of(name)
+        section, part = STUDIES.get(name), results.of(name)
         pictures = {}
-        for title, figure in sections[name].figures(part).items():
+        for title, figure in section.figures(part).items():
             file = f"{name}-{title}"
             for suffix in ("png", "svg"):
                 content = render(figure, suffix)
@@ -54,7 +51,7 @@ def publish(subject: Subject, results: Results, command: str) -> None:
                 write_whole(path, lambda target, content=content: target.write_bytes(content))  # type: ignore[misc]
             pictures[file] = data_address(render(figure, "png"), "image/png")
         commands = sorted({row.made_by for row in part.rows.values() if row.made_by})
-        shown.append(Shown(sections[name].title, sections[name].tables(part), pictures, commands))
+        shown.append(Shown(section.title, section.tables(part), pictures, commands))
     page = report_page(subject.folder, results, shown)
     write_whole(folder / "report.html", lambda target: target.write_text(page, encoding="utf-8"))
     text = report_text(shown)

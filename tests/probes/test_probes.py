@@ -8,10 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from tabicl import TabICLClassifier
 from torch import nn
 
-from synthicl import probes
 from synthicl.core.errors import UserError
-from synthicl.core.registry import registered
-from synthicl.probes import probe_factory, tabicl
+from synthicl.probes import PROBES, probe_factory, tabicl
 from synthicl.probes.knn import KNNProbe
 from synthicl.probes.linear import C, LinearProbe
 from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
@@ -116,14 +114,14 @@ def test_chunks_of_queries_change_nothing(monkeypatch, size):
     np.testing.assert_allclose(probe.predict_proba(QUERIES), whole, atol=1e-5)
 
 
-every_probe = pytest.mark.parametrize("make", registered(probes).values(), ids=registered(probes))
+SHIPPED = [*PROBES.names(), "linear_reference"]
+every_probe = pytest.mark.parametrize("make", map(probe_factory, SHIPPED), ids=SHIPPED)
 
 
 def test_what_the_package_ships():
-    names = {"knn", "linear", "linear_reference", "nearest_class_mean", "ridge", "tabicl"}
-    assert set(registered(probes)) >= names
-    assert "tabpfn" not in registered(probes)
-    for name in names:
+    assert PROBES.names() == ["knn", "linear", "nearest_class_mean", "ridge", "tabicl"]
+    assert set(PROBES.names(optional=True)) - set(PROBES.names()) == {"linear_reference", "tabpfn"}
+    for name in SHIPPED:
         probe = probe_factory(name)(SETTING)
         assert probe.name == name
         assert probe.needs_images == (name == "linear_reference")
@@ -131,7 +129,7 @@ def test_what_the_package_ships():
 
 
 def test_message_for_an_unknown_probe():
-    with pytest.raises(UserError, match=r"^--probes=svm: unknown\. Choose among: .*linear, .*tabicl, tabpfn\.$"):
+    with pytest.raises(UserError, match=r"^--probes=svm: unknown\. Choose one of: .*linear, .*tabicl, tabpfn\.$"):
         probe_factory("svm")
 
 

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from synthicl import coresets
-from synthicl import probes as probe_package
 from synthicl.artefact.context_set import ContextSet
 from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
-from synthicl.core.registry import registered
+from synthicl.coresets import CORESETS
 from synthicl.coresets.all import everything
 from synthicl.coresets.centroid import centroid
 from synthicl.coresets.class_mean import class_mean
 from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes import PROBES
 from synthicl.probes.linear import LinearProbe
 from synthicl.probes.preprocessing_choice import choose_preprocessing, fewest_columns_of_the_best
 from synthicl.probes.probe import Probe
@@ -117,7 +116,7 @@ def contexts_of(z, y, ipc, draws):
     """Every builder's context, random ones drawn often."""
     return [
         Context(name, draw, "", *build(z, y, ipc, draw)[:2])
-        for name, build in registered(coresets).items()
+        for name, build in ((name, CORESETS.get(name)) for name in CORESETS.names())
         for draw in range(draws if name == "random" else 1)
     ]
 
@@ -143,20 +142,20 @@ def test_real_contexts_are_those_of_the_builders(digits):
         assert images.shape == (20, 3, 32, 32)
         assert torch.allclose(digits.backbone(images / 255), chosen.z, atol=1e-5)
     assert contexts[5].images is None
-    assert {context.name for context in real_contexts(digits, 1, 1)} == set(registered(coresets))
+    assert {context.name for context in real_contexts(digits, 1, 1)} == set(CORESETS.names())
 
 
 def test_messages_for_unknown_contexts_and_probes(digits):
     with pytest.raises(UserError, match=r"--contexts=neighbours: unknown here\. Choose among: all, centroid"):
         real_contexts(digits, 1, 1, ["neighbours"])  # there are no synthetic images to have any
-    with pytest.raises(UserError, match=r"--probes=nope: unknown\. Choose among: knn, linear"):
+    with pytest.raises(UserError, match=r"--probes=nope: unknown\. Choose one of: knn, linear"):
         list(make_probes(digits, ["nope"]))
 
 
 def test_probes_are_all_but_the_one_that_trains_for_long(digits):
     names = [probe.name for probe in make_probes(digits, None)]
     assert names[0] == "tabicl"
-    assert set(names) == set(registered(probe_package)) - {"linear_reference"}
+    assert set(names) == set(PROBES.names())
     preprocessings = [
         probe.preprocessing.name for probe in make_probes(digits, ["linear", "tabicl"], ["raw", "pca2"])[:3]
     ]
@@ -309,7 +308,7 @@ def test_poisoned_test_embeddings_change_nothing_but_test_rows(tmp_path):
         compare(subject, results, preprocessings=["pca3"], random_draws=2)
         seen.append((chosen.preprocessing, real_contexts(subject, 1, 2), results))
     (preprocessing, contexts, results), (other_preprocessing, other_contexts, other_results) = seen
-    assert {context.name for context in contexts} == {*registered(coresets), "neighbours"}
+    assert {context.name for context in contexts} == {*CORESETS.names(), "neighbours"}
     assert (preprocessing.name, preprocessing.n_estimators) == (
         other_preprocessing.name,
         other_preprocessing.n_estimators,

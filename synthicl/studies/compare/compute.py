@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from synthicl import coresets
-from synthicl import probes as probe_package
 from synthicl.core.assets import obtain
 from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
-from synthicl.core.registry import registered
+from synthicl.coresets import CORESETS
 from synthicl.coresets.nearest_neighbours import nearest_neighbours
-from synthicl.probes import probe_factory
+from synthicl.probes import PROBES, probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.results import Results
@@ -68,8 +66,7 @@ def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] |
         UserError: there is no such builder, or ``neighbours`` without synthetic images.
     """
     train = subject.embedded("train")
-    builders = registered(coresets)
-    known = [*builders, *(["neighbours"] if subject.context_sets else [])]
+    known = [*CORESETS.names(), *(["neighbours"] if subject.context_sets else [])]
     contexts = []
     for name in known if names is None else names:
         if name not in known:
@@ -79,7 +76,7 @@ def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] |
                 synthetic = subject.context_sets["last"]
                 selected = nearest_neighbours(train.z, train.y, synthetic.embeddings, synthetic.labels)
             else:
-                selected = builders[name](train.z, train.y, ipc, draw)
+                selected = CORESETS.get(name)(train.z, train.y, ipc, draw)
             indices = selected.indices
             read = None if indices is None else lambda indices=indices: subject.images(indices)
             contexts.append(Context(name, draw, "", selected.z, selected.y, read))
@@ -100,7 +97,7 @@ def make_probes(
 ) -> list[Probe]:
     """The probes called ``names``; TabICL first, once for each preprocessing and each checkpoint."""
     if names is None:
-        names = [name for name in registered(probe_package) if name != "linear_reference"]
+        names = PROBES.names()
     made = []
     for name in sorted(names, key=lambda name: name != "tabicl"):
         make = probe_factory(name)

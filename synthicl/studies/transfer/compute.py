@@ -19,13 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from synthicl import coresets
-from synthicl.backbones import models
+from synthicl.backbones import BACKBONES
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.backbones.models import efficientnet, mini
 from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
-from synthicl.core.registry import lookup, registered
+from synthicl.coresets import CORESETS
 from synthicl.data.transforms import centre_square, crop_centre
 from synthicl.embeddings.bank import BATCH_SIZE
 from synthicl.embeddings.labelled import LabelledEmbeddings
@@ -153,7 +152,7 @@ def targets(
 ) -> Iterator[tuple[FrozenBackbone, int]]:
     """The backbones that embed, each with the resolution it looks at, in pixels: that of its run, or its own."""
     for name in names:
-        lookup(models, name, "--backbones")
+        BACKBONES.get(name, "--backbones")
     own = {run.backbone.name: run for run in (*reversed(sources), subject)}
     for name in names:
         if name in own:
@@ -172,10 +171,9 @@ def relatives(names: Sequence[str]) -> Iterator[str]:
 
 def references(train: LabelledEmbeddings, ipc: int, random_draws: int) -> Iterator[Context]:
     """Real contexts from a backbone's training embeddings."""
-    builders = registered(coresets)
     for name in REFERENCES:
         for draw in range(random_draws if name == "random" else 1):
-            selected = builders[name](train.z, train.y, ipc, draw)
+            selected = CORESETS.get(name)(train.z, train.y, ipc, draw)
             yield Context(name, draw, "", selected.z, selected.y)
 
 
