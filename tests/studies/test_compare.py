@@ -219,7 +219,9 @@ def test_compare_a_dataset_alone(digits):
 def test_score_by_hand():
     """Two context classes, 2 and 5; the queries are of 2, 5 and of 7, which the context lacks."""
     probe = Table([[0.9, 0.1], [0.8, 0.2], [0.5, 0.5]])
-    predictions, measured = score(probe, torch.zeros(3, 1), torch.tensor([2, 5, 7]), np.array([2, 5]))
+    predictions, measured = score(
+        probe, LabelledEmbeddings(torch.zeros(3, 1), torch.tensor([2, 5, 7])), np.array([2, 5])
+    )
     assert predictions.tolist() == [2, 2, 2]
     assert measured["accuracy"] == pytest.approx(1 / 3)
     assert measured["cross_entropy"] == pytest.approx(-(np.log(0.9) + np.log(0.2) + np.log(1e-12)) / 3)
