@@ -1,7 +1,7 @@
 """Frozen feature extractors: image -> embedding.
 
-A family is one module in ``models/`` that defines ``REGISTERED``, a dict from name to `BackboneSpec`. Importing this
-package does not import torch.
+A family is one module in ``models/`` that defines ``REGISTERED``, a dict from name to `BackboneSpec`; other packages
+register theirs as entry points of the group ``synthicl.backbones``. Importing this package does not import torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from synthicl.backbones import models
 from synthicl.backbones.spec import BackboneSpec
-from synthicl.core.registry import lookup
+from synthicl.core.registry import Registry, instance_of
 
 if TYPE_CHECKING:
     from synthicl.backbones.frozen import FrozenBackbone
+
+BACKBONES: Registry[BackboneSpec] = Registry(
+    models.__name__, "synthicl.backbones", "--backbone.name", "a BackboneSpec", instance_of(BackboneSpec)
+)
 
 
 def backbone_spec(name: str) -> BackboneSpec:
@@ -23,8 +27,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     Raises:
         UserError: there is none; the message lists the names.
     """
-    spec: BackboneSpec = lookup(models, name, "--backbone.name")
-    return spec
+    return BACKBONES.get(name)
 
 
 def create_backbone(name: str, weights: str | Path | None = None) -> FrozenBackbone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,35 @@ from jsonargparse import ArgumentParser
 from synthicl.artefact.predict import predict
 from synthicl.cli.preflight import ELSEWHERE, FOR_DATASETS, subject_config
 from synthicl.core.errors import UserError
-from synthicl.report.page import publish
-from synthicl.studies.boundary.compute import boundary
-from synthicl.studies.compare.compute import compare
-from synthicl.studies.few_shot.compute import few_shot
-from synthicl.studies.icl_vs_gd.compute import icl_vs_gd
+from synthicl.studies import STUDIES
+from synthicl.studies.publish import publish
 from synthicl.studies.results import Results
-from synthicl.studies.scaling.compute import scaling
+from synthicl.studies.study import Study
 from synthicl.studies.subject import Subject
-from synthicl.studies.transfer.compute import transfer
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "compare": compare,
-    "scaling": scaling,
-    "few-shot": few_shot,
-    "transfer": transfer,
-    "boundary": boundary,
-    "icl-vs-gd": icl_vs_gd,
-}
-"""Commands by name: functions of a subject, the results they add to, and their own settings."""
 
 
-def parser() -> ArgumentParser:
+def asked_for(args: list[str]) -> list[Study]:
+    """The study that a command line names; all where it names none, to show which there are."""
+    names = STUDIES.names()
+    if args and args[0] in [*names, "predict"]:  # what is wrong with another package's is said to who asks for that
+        names = [name for name in names if name == args[0]]
+    return [STUDIES.get(name) for name in names]
+
+
+def parser(studies: Iterable[Study]) -> ArgumentParser:
     """The parser of ``evaluate.py``: a command's settings are its function's parameters."""
     main = ArgumentParser(prog="evaluate.py", exit_on_error=False)
     commands = main.add_subcommands()
-    for name, function in COMMANDS.items():
-        description = (inspect.getdoc(function) or "").split("\n\n")[0]
+    for study in studies:
+        description = (inspect.getdoc(study.compute) or "").split("\n\n")[0]
         command = ArgumentParser(description=description, exit_on_error=False)
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
         command.add_argument("--output", help="Folder for results and report; the subject's own if left out.")
         for flag, text in (ELSEWHERE | FOR_DATASETS).items():
             whole = flag in {"data.split_seed", "tabicl.n_estimators"}
             command.add_argument(f"--{flag}", help=text, type=int if whole else str)
-        command.add_function_arguments(function, skip={"subject", "results"})
-        commands.add_subcommand(name, command)
+        command.add_function_arguments(study.compute, skip={"subject", "results"})
+        commands.add_subcommand(study.name, command)
     commands.add_subcommand("predict", _predict_parser())
     return main
 
@@ -71,7 +65,8 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: what it needs is missing.
     """
-    parsed = parser().parse_args(with_brackets(args))
+    studies = asked_for(args)
+    parsed = parser(studies).parse_args(with_brackets(args, studies))
     name = parsed["subcommand"]
     settings = parsed[name].as_flat().__dict__
     if name == "predict":
@@ -88,7 +83,7 @@ def run(args: list[str]) -> None:
     given = {flag: settings.pop(flag) for flag in ELSEWHERE | FOR_DATASETS}
     what, output = settings.pop("subject"), settings.pop("output")
     command_line = shlex.join(["python", "evaluate.py", *args])
-    evaluate(name, what, given, settings, output and Path(output), made_by=command_line)
+    evaluate(STUDIES.get(name), what, given, settings, output and Path(output), made_by=command_line)
 
 
 def best_device() -> str:
@@ -96,13 +91,13 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def with_brackets(args: list[str]) -> list[str]:
+def with_brackets(args: list[str], studies: Iterable[Study]) -> list[str]:
     """Lists as the parser wants them: ``--probes=tabicl,linear`` or ``--probes tabicl,linear`` with brackets."""
     lists = {
         f"--{name}"
-        for function in COMMANDS.values()
-        for name, parameter in inspect.signature(function).parameters.items()
-        if str(parameter.annotation).startswith("Sequence")
+        for study in studies
+        for name, parameter in inspect.signature(study.compute).parameters.items()
+        if "Sequence[" in str(parameter.annotation)
     }
     written = []
     arguments = iter(args)
@@ -117,7 +112,7 @@ def with_brackets(args: list[str]) -> list[str]:
 
 
 def evaluate(
-    name: str,
+    study: Study,
     what: str | Path,
     given: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -125,27 +120,29 @@ def evaluate(
     device: torch.device | str | None = None,
     made_by: str = "",
 ) -> Results:
-    """Run a command on a subject, save what it found, and publish it.
+    """Run a study on a subject, save what it found, and publish it.
 
     Args:
-        name: of the command.
+        study: what is asked.
         what: folder of a run or a context set, or the name of a dataset.
         given: settings of the subject as dotted names, see `subject_config`.
-        settings: the command's own.
+        settings: the study's own.
         output: folder for results and report; None for the subject's own.
         device: None for the GPU if there is one.
         made_by: the command line, for the report.
 
     Returns:
-        All results in the folder, those of earlier commands included.
+        All results in the folder, those of earlier studies included.
     """
     home, config = subject_config(str(what), given)
     subject = Subject(home, config, device or best_device(), output, made_by)
     results = Results.load(subject.output, subject.fingerprint)
     if not results.rows:
         Results.set_aside(subject.output)
-    COMMANDS[name](subject, results, **settings)
-    if not results.of(name).rows:
-        raise UserError(f"{name}: there is nothing to score. Probes that look at images need contexts that have some.")
-    publish(subject, results, name)
+    study.compute(subject, results, **settings)
+    if not results.of(study.name).rows:
+        raise UserError(
+            f"{study.name}: there is nothing to score. Probes that look at images need contexts that have some."
+        )
+    publish(subject, results, study)
     return results

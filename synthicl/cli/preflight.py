@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from synthicl.backbones import backbone_spec
 from synthicl.core.assets import Asset, out_of_reach, require
 from synthicl.core.errors import UserError
+from synthicl.core.registry import plugins
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.data.datasets import dataset_spec
 from synthicl.tabicl.checkpoint import checkpoint_asset
@@ -34,6 +35,7 @@ def expand(args: list[str]) -> list[str]:
     """Write out short forms.
 
     ``--model.objective=lgm`` is short for ``-c configs/objective/lgm.yaml`` in its place; the file names the class.
+    An objective of another package is short for its class.
     What a configuration file's ``include`` names, relative to ``configs/``, comes before the file itself. What goes on
     with a checkpoint (``--ckpt_path``) starts from the configuration of its run, and flags win over that.
 
@@ -49,10 +51,7 @@ def expand(args: list[str]) -> list[str]:
             if "." in value:  # the path of a class
                 expanded.append(f"{flag}={value}")
                 continue
-            if value not in config_names("objective"):
-                known = ", ".join(config_names("objective"))
-                raise UserError(f"--model.objective={value}: unknown objective. Choose one of: {known}.")
-            expanded += ["-c", str(CONFIGS / "objective" / f"{value}.yaml")]
+            expanded += _named_objective(value)
         elif flag == "--include":
             raise UserError(f"{argument}: only a configuration file includes another. Name the file with -c.")
         elif flag in {"-c", "--config"}:
@@ -72,6 +71,29 @@ def expand(args: list[str]) -> list[str]:
             raise UserError(f"--ckpt_path={checkpoint}: {config} is missing, which says what the run was made with.")
         expanded[1:1] = ["-c", str(config)]
     return expanded
+
+
+def _named_objective(name: str) -> list[str]:
+    """What ``--model.objective=name`` is short for.
+
+    Raises:
+        UserError: there is no such objective, or two.
+    """
+    ours, theirs = config_names("objective"), [plugin.name for plugin in plugins("synthicl.objectives")]
+    if name in theirs:
+        if name in ours:
+            raise UserError(
+                f"--model.objective={name}: is in {CONFIGS / 'objective'} and in another package. Rename one."
+            )
+        # torch is imported here, because the module of another package's objective needs it anyway.
+        from synthicl.objectives import OBJECTIVES
+
+        found = OBJECTIVES.get(name)
+        return [f"--model.objective={found.__module__}.{found.__qualname__}"]
+    if name not in ours:
+        known = ", ".join(sorted({*ours, *theirs}))
+        raise UserError(f"--model.objective={name}: unknown objective. Choose one of: {known}.")
+    return ["-c", str(CONFIGS / "objective" / f"{name}.yaml")]
 
 
 def settings(args: list[str]) -> dict[str, Any]:
@@ -218,8 +240,9 @@ def subject_config(what: str, given: Mapping[str, Any]) -> tuple[Path, dict[str,
 
 
 def _dataset_config(name: str) -> dict[str, Any]:
-    """What ``make distill DATASET=name`` would start from."""
-    return settings(["-c", str(CONFIGS / "default.yaml"), "-c", str(CONFIGS / "data" / f"{name}.yaml")])
+    """What ``make distill DATASET=name`` would start from; another package's dataset has no file here."""
+    files = [CONFIGS / "default.yaml", *([CONFIGS / "data" / f"{name}.yaml"] if name in config_names("data") else [])]
+    return settings([part for file in files for part in ("-c", str(file))])
 
 
 def context_metadata(folder: Path) -> dict[str, Any]:

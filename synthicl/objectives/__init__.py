@@ -2,8 +2,16 @@
 
 An objective is a function of the stacked embeddings of the synthetic batch and of real embeddings; it knows neither
 images nor backbones. Plain PyTorch.
+
+Files in ``configs/objective/`` give this project's objectives their short names; other packages register their classes
+as entry points of the group ``synthicl.objectives``.
 """
 
+from __future__ import annotations
+
+from typing import TypeGuard
+
+from synthicl.core.registry import Registry
 from synthicl.objectives.gradient_matching import LinearGradientMatching
 from synthicl.objectives.in_context import InContext
 from synthicl.objectives.linear_probe import probe_gradient
@@ -13,6 +21,7 @@ from synthicl.objectives.trained_heads import TrainedHeadGradientMatching
 from synthicl.objectives.weighted_sum import WeightedSum
 
 __all__ = [
+    "OBJECTIVES",
     "InContext",
     "LinearGradientMatching",
     "Objective",
@@ -23,3 +32,12 @@ __all__ = [
     "WeightedSum",
     "probe_gradient",
 ]
+
+
+def _is_objective(item: object) -> TypeGuard[type[Objective]]:
+    return isinstance(item, type) and issubclass(item, Objective)
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry(
+    __name__, "synthicl.objectives", "--model.objective", "a class of Objective", _is_objective
+)

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, silu
 
 import synthicl
-from synthicl.backbones import create_backbone, models
+from synthicl.backbones import BACKBONES, create_backbone
 from synthicl.backbones.models.dinov2 import MEAN, REGISTERED, SIZES, STD, build, load, resample_positions
 from synthicl.core.errors import UserError
-from synthicl.core.registry import registered
 
 PATCH, SIDE = 14, 37  # pixels a patch; patches a side of the stored position embedding
 NARROW = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -377,7 +376,7 @@ def test_loading_is_strict(tmp_path: Path, change: Callable[[State], object], fa
 
 def test_specs() -> None:
     assert set(REGISTERED) == {f"dinov2_vit{size}14{suffix}" for size in "sblg" for suffix in ("", "_reg")}
-    assert set(REGISTERED) <= set(registered(models))
+    assert set(REGISTERED) <= set(BACKBONES.names())
     plain, registers = REGISTERED["dinov2_vitb14"].weights, REGISTERED["dinov2_vitb14_reg"].weights
     address = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/"
     assert (plain.what, plain.flag) == ("DINOv2 ViT-B/14 weights", "--backbone.weights")
@@ -392,8 +391,8 @@ def test_specs() -> None:
 
 def test_listing_imports_no_torch() -> None:
     code = (
-        "import sys; from synthicl.backbones import models; from synthicl.core.registry import registered; "
-        "assert 'dinov2_vitg14_reg' in registered(models); "
+        "import sys; from synthicl.backbones import BACKBONES; "
+        "assert 'dinov2_vitg14_reg' in BACKBONES.names(); "
         "print(sorted({'torch', 'timm', 'safetensors', 'numpy'} & set(sys.modules)))"
     )
     root = Path(synthicl.__file__).parents[1]

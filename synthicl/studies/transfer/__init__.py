@@ -1,5 +1,8 @@
-"""``transfer``."""
+"""``transfer``: what it computes, and what it shows."""
 
-from synthicl.studies.transfer.show import REGISTERED
+from synthicl.studies.study import Study
+from synthicl.studies.transfer.compute import transfer
+from synthicl.studies.transfer.show import figures, tables
 
-__all__ = ["REGISTERED"]
+TRANSFER = Study("transfer", "Transfer to other backbones", transfer, tables, figures)
+REGISTERED = {TRANSFER.name: TRANSFER}
