@@ -1,9 +1,10 @@
-"""The commands of ``evaluate.py``: their parser, and what happens around each of them."""
+"""The studies and ``predict``: their parser, and what happens around each of them."""
 
 from __future__ import annotations
 
 import inspect
 import shlex
+import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from jsonargparse import ArgumentParser
 
 from synthicl.artefact.predict import predict
-from synthicl.cli.preflight import ELSEWHERE, FOR_DATASETS, subject_config
+from synthicl.cli.command_line import agree, split
+from synthicl.cli.command_line import settings as read
 from synthicl.core.errors import UserError
+from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, of_subject
 from synthicl.report.page import publish
 from synthicl.studies.boundary.compute import boundary
 from synthicl.studies.compare.compute import compare
@@ -36,12 +39,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def parser() -> ArgumentParser:
-    """The parser of ``evaluate.py``: a command's settings are its function's parameters."""
-    main = ArgumentParser(prog="evaluate.py", exit_on_error=False)
+    """The parser: a command's settings are its function's parameters."""
+    main = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     commands = main.add_subcommands()
     for name, function in COMMANDS.items():
         description = (inspect.getdoc(function) or "").split("\n\n")[0]
-        command = ArgumentParser(description=description, exit_on_error=False)
+        command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
         command.add_argument("--output", help="Folder for results and report; the subject's own if left out.")
         for flag, text in (ELSEWHERE | FOR_DATASETS).items():
@@ -55,7 +58,8 @@ def parser() -> ArgumentParser:
 
 def _predict_parser() -> ArgumentParser:
     """``predict`` scores nothing: it takes a context set and images, and writes a table."""
-    command = ArgumentParser(description="Classify images with a context set alone, into a CSV.", exit_on_error=False)
+    description = "Classify images with a context set alone, into a CSV."
+    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     command.add_argument("subject", help="Folder of a run or a context set.")
     command.add_argument("images", help="A folder of images, an image, or a text file with one path per line.")
     command.add_argument("--output", help="The CSV; predictions.csv in the current directory if left out.")
@@ -66,7 +70,7 @@ def _predict_parser() -> ArgumentParser:
 
 
 def run(args: list[str]) -> None:
-    """Parse a command line of ``evaluate.py`` and run its command.
+    """Parse a command line, see `synthicl.cli.command_line.written`, and run its command.
 
     Raises:
         UserError: what it needs is missing.
@@ -74,6 +78,7 @@ def run(args: list[str]) -> None:
     parsed = parser().parse_args(with_brackets(args))
     name = parsed["subcommand"]
     settings = parsed[name].as_flat().__dict__
+    agree(read(split(args)[1]), settings.get, [flag for flag in ELSEWHERE | FOR_DATASETS if flag in settings])
     if name == "predict":
         predict(
             Path(settings["subject"]),
@@ -87,8 +92,14 @@ def run(args: list[str]) -> None:
         return
     given = {flag: settings.pop(flag) for flag in ELSEWHERE | FOR_DATASETS}
     what, output = settings.pop("subject"), settings.pop("output")
-    command_line = shlex.join(["python", "evaluate.py", *args])
-    evaluate(name, what, given, settings, output and Path(output), made_by=command_line)
+    evaluate(name, what, given, settings, output and Path(output), made_by=shlex.join([program(), *args]))
+
+
+def program() -> str:
+    """The console command as it is typed where this process runs."""
+    installed = Path(sysconfig.get_path("scripts"), "synthicl")
+    here = Path.cwd()
+    return str(installed.relative_to(here)) if installed.is_relative_to(here) else installed.name
 
 
 def best_device() -> str:
@@ -97,7 +108,7 @@ def best_device() -> str:
 
 
 def with_brackets(args: list[str]) -> list[str]:
-    """Lists as the parser wants them: ``--probes=tabicl,linear`` or ``--probes tabicl,linear`` with brackets."""
+    """Lists as the parser wants them: ``--probes=tabicl,linear`` with brackets."""
     lists = {
         f"--{name}"
         for function in COMMANDS.values()
@@ -105,14 +116,9 @@ def with_brackets(args: list[str]) -> list[str]:
         if str(parameter.annotation).startswith("Sequence")
     }
     written = []
-    arguments = iter(args)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in lists:
-            value = value if equals else next(arguments, "")
-            written.append(f"{flag}={value}" if value.startswith("[") else f"{flag}=[{value}]")
-        else:
-            written.append(argument)
+    for argument in args:
+        flag, _, value = argument.partition("=")
+        written.append(f"{flag}=[{value}]" if flag in lists and not value.startswith("[") else argument)
     return written
 
 
@@ -130,7 +136,7 @@ def evaluate(
     Args:
         name: of the command.
         what: folder of a run or a context set, or the name of a dataset.
-        given: settings of the subject as dotted names, see `subject_config`.
+        given: settings of the subject as dotted names, see `synthicl.core.settings.of_subject`.
         settings: the command's own.
         output: folder for results and report; None for the subject's own.
         device: None for the GPU if there is one.
@@ -139,8 +145,8 @@ def evaluate(
     Returns:
         All results in the folder, those of earlier commands included.
     """
-    home, config = subject_config(str(what), given)
-    subject = Subject(home, config, device or best_device(), output, made_by)
+    home, settings_of_subject = of_subject(str(what), given)
+    subject = Subject(home, settings_of_subject, device or best_device(), output, made_by)
     results = Results.load(subject.output, subject.fingerprint)
     if not results.rows:
         Results.set_aside(subject.output)

@@ -1,4 +1,4 @@
-"""``compare``."""
+"""``compare``: contexts of equal size, and all data, with every probe on the same queries."""
 
 from synthicl.studies.compare.show import REGISTERED
 

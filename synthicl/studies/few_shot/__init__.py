@@ -1,4 +1,4 @@
-"""``few-shot``."""
+"""``few-shot``: accuracy over N-way K-shot episodes, with an interval."""
 
 from synthicl.studies.few_shot.show import REGISTERED
 
