@@ -16,11 +16,12 @@ import torch
 from rich.progress import track
 from sklearn.neighbors import KNeighborsClassifier
 from tabicl import TabICLClassifier
+from typing_extensions import override
 
 from synthicl.backbones import create_backbone
 from synthicl.coresets.random import random
 from synthicl.data.datamodule import ImageDataModule
-from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.bank import embed_clean
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
 from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
@@ -30,6 +31,7 @@ from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.report.table import Table, markdown
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 DRAWS = 20
@@ -41,16 +43,17 @@ MEMBERS = 4  # as in configs/data/digits.yaml
 class PlainMember(TabICLProbe):
     """One member of the ensemble: no shuffles, no power transform."""
 
-    def classifier(self) -> TabICLClassifier:  # noqa: D102
+    @override
+    def classifier(self) -> TabICLClassifier:
         return super().classifier().set_params(n_estimators=1, norm_methods="none", feat_shuffle_method="none")
 
 
 def accuracies(probe: Probe, train: LabelledEmbeddings, queries: LabelledEmbeddings, rows: int | str) -> np.ndarray:
     """Accuracy of each random context of ``rows`` rows per class, (draws,)."""
-    drawn = (random(train.z, train.y, int(rows), draw) for draw in range(DRAWS)) if rows != "all" else [train]
+    drawn = (random(train, int(rows), draw).rows for draw in range(DRAWS)) if rows != "all" else [train]
     result = []
     for context in drawn:
-        probe.fit(context.z, context.y)
+        probe.fit(context)
         result.append(score(probe, queries, context.y.unique().numpy())[1]["accuracy"])
     return np.array(result)
 
@@ -78,7 +81,7 @@ def body(measured: dict[str, list[np.ndarray]]) -> list[list[str]]:
 
 def tabicl(preprocessing: Preprocessing, kind: type[TabICLProbe] = TabICLProbe) -> TabICLProbe:
     """A TabICL probe with the bundled checkpoint."""
-    return kind(preprocessing, MINI)
+    return kind(Deployment(preprocessing, "mini", MINI))
 
 
 def main() -> None:
@@ -87,10 +90,7 @@ def main() -> None:
     embedded: dict[str, dict[str, LabelledEmbeddings]] = {}
     for name in ("mini", "mini_conv"):
         backbone = create_backbone(name)
-        embedded[name] = {
-            split: LabelledEmbeddings(embed_views(backbone, images, 32)[0], torch.from_numpy(images.labels))
-            for split, images in data.splits.items()
-        }
+        embedded[name] = {split: embed_clean(backbone, images, 32) for split, images in data.splits.items()}
     backbone_rows = []
     for name, splits in embedded.items():
         scores = []

@@ -26,11 +26,13 @@ from runs import curve, distil, machine
 
 from synthicl.cli.evaluate import evaluate
 from synthicl.core.files import write_whole
-from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.core.statistics import mean_accuracy, paired_difference
 from synthicl.report.page import render
 from synthicl.report.style import CYCLE, new_figure
-from synthicl.report.table import Table, markdown, percent_interval
+from synthicl.report.table import Table, difference_cells, markdown, percent_interval
+from synthicl.studies.compare import COMPARE
 from synthicl.studies.results import Results, Row
+from synthicl.studies.transfer import TRANSFER
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
 OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context", "in_context_lgm"]
@@ -45,7 +47,7 @@ def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) ->
     if real:
         settings |= {"ipc": ipc, "random_draws": options.random_draws}
     output = options.output_dir / options.name / f"real_{ipc}" if real else None
-    return evaluate("compare", run, {}, settings, output)
+    return evaluate(COMPARE, run, {}, settings, output)
 
 
 def cell(results: Results, rows: list[Row]) -> str:
@@ -82,11 +84,8 @@ def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
         name: results.correct([row for row in test if row.context == name and row.probe == "tabicl"]) for name in names
     }
     comparisons = [paired_difference(correct[name], correct[other]) for name, other in pairs]
-    adjusted = holm([comparison.p_value for comparison in comparisons])
-    body = [
-        [f"{name} - {other}", percent_interval(comparison.difference, "+"), f"{p:.3f}" if p >= 0.001 else "< 0.001"]
-        for (name, other), comparison, p in zip(pairs, comparisons, adjusted, strict=True)
-    ]
+    cells = difference_cells(comparisons)
+    body = [[f"{name} - {other}", *points] for (name, other), points in zip(pairs, cells, strict=True)]
     header = ["difference", "points [95 % interval]", "p (Holm)"]
     return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired on the queries", header, body)]
 
@@ -155,7 +154,7 @@ def main() -> None:
                 add(together, score(run, options, ipc, real=False).of("compare"), {"synthetic": objective}, "last")
                 if options.transfer:
                     settings = {"backbones": [options.transfer], "random_draws": options.random_draws}
-                    found = evaluate("transfer", run, {}, settings).of("transfer")
+                    found = evaluate(TRANSFER, run, {}, settings).of("transfer")
                     own = next(row.context for row in found.rows.values() if row.checkpoint == "last")
                     add(together, found, {own: objective}, "last")
                     if not together.select(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from synthicl.artefact.context_set import ContextSet
-from synthicl.report.table import markdown
-from synthicl.studies.compare.show import score_tables
-from synthicl.studies.results import Results
 
 _TEMPLATE = """\
 # Context set for {dataset}
@@ -19,7 +16,7 @@ classify images of {dataset}.
 | --- | --- |
 {facts}
 
-{tables}
+{scores}
 ## What it carries
 
 `context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class
@@ -42,11 +39,16 @@ Dataset: {dataset_licence}. Backbone weights: {backbone_licence}. The images wer
 dataset was copied, but they are derived from it.
 """
 
-_SOFT = " Soft labels were learnt with the images (`targets`); TabICL sees classes."
+_SOFT = " Soft labels were learnt with the images (`soft_labels`); TabICL sees classes."
 
 
-def card(context: ContextSet, results: Results) -> str:
-    """Write the card in Markdown: what the set is, how good it is, what it carries, how to load it."""
+def card(context: ContextSet, scores: str) -> str:
+    """Write the card in Markdown: what the set is, how good it is, what it carries, how to load it.
+
+    Args:
+        context: the set.
+        scores: how good it is, sections in Markdown.
+    """
     about = context.metadata
     checkpoint = about["checkpoint"] + (" (chosen on val)" if about["checkpoint"] == "best_on_val" else "")
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
@@ -66,16 +68,13 @@ def card(context: ContextSet, results: Results) -> str:
         if numbers
         else "Its preprocessing carries no statistics of the training data."
     )
-    parts = []
-    for table in score_tables(results):
-        parts.append(f"## {table.title}\n\n{markdown(table)}\n\n")
     return _TEMPLATE.format(
         n=len(context.labels),
         ipc=about["ipc"],
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
-        tables="".join(parts),
+        scores=scores,
         shape="none" if context.images is None else " x ".join(map(str, context.images.shape)),
-        soft="" if context.targets is None else _SOFT,
+        soft="" if context.soft_labels is None else _SOFT,
         d=context.embeddings.shape[1],
         statistics=statistics,
         dataset=about["dataset"],

@@ -22,12 +22,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from synthicl.artefact.context_set import ContextSet
-from synthicl.core.assets import obtain
 from synthicl.core.errors import UserError
-from synthicl.core.files import file_fingerprint
 from synthicl.embeddings.embedder import ImageEmbedder, Images
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.tabicl.checkpoint import checkpoint_asset
+from synthicl.tabicl.checkpoint import checkpoint_name, find_checkpoint
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 
@@ -35,8 +34,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Classify embeddings with TabICL; what is fitted is the context.
 
     Args:
-        preprocessing: ``raw``, ``post``, ``pca<k>`` or ``rotated<k>``, fitted on the rows that `fit` is given; or a preprocessing
-            that carries its own statistics, as a context set has.
+        preprocessing: ``raw``, ``post``, ``pca<k>`` or ``rotated<k>``, fitted on the rows that `fit` is given; or a
+            preprocessing that carries its own statistics, as a context set has.
         checkpoint: of TabICL: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``. Each tells 10 classes apart at once; more
             go through tabicl's own tree of classes.
         model_path: a checkpoint file in its place.
@@ -93,9 +92,10 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit on a context set whose class index i stands for ``classes[i]``."""
         seed = self.random_state
         self.seed_ = int(seed if isinstance(seed, Integral) else check_random_state(seed).randint(2**31 - 1))
-        model_path = obtain(checkpoint_asset(self.checkpoint, self.model_path))
-        self.probe_ = TabICLProbe(context.preprocessing, model_path, self.device, self.seed_)
-        self.probe_.fit(context.embeddings, context.labels)
+        path = find_checkpoint(self.checkpoint, self.model_path, context.metadata.get("tabicl_weights"))
+        deployment = Deployment(context.preprocessing, checkpoint_name(self.checkpoint, self.model_path), path)
+        self.probe_ = TabICLProbe(deployment, self.device, self.seed_)
+        self.probe_.fit(context.rows)
         present = classes[context.labels.unique().numpy()]
         # scikit-learn's metrics expect sorted classes; the probe's columns follow the context set's own order.
         self._order = np.argsort(present)
@@ -159,7 +159,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             **self.context_.metadata,
             "label_type": kind,
             "random_state": self.seed_,
-            "tabicl_checkpoint": self.checkpoint if self.model_path is None else Path(self.model_path).name,
+            "tabicl_checkpoint": self.probe_.deployment.checkpoint,
         }
         replace(self.context_, metadata=metadata).save(folder)
 
@@ -195,13 +195,6 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UserError(
                 f"The context set was made with the TabICL checkpoint file {checkpoint}. "
                 "Supply it with --tabicl.model_path=PATH."
-            )
-        made_with = context.metadata.get("tabicl_weights")
-        path = obtain(checkpoint_asset(checkpoint, model_path))
-        if made_with not in (None, file_fingerprint(path)):
-            raise UserError(
-                f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the context set "
-                f"was made with ({made_with}). Supply the same file."
             )
         seed = context.metadata.get("random_state", 42)
         classifier = cls(context.preprocessing, checkpoint, model_path, device=device, random_state=seed)

@@ -22,6 +22,7 @@ from synthicl.artefact.picture import image_grid
 from synthicl.core.errors import UserError
 from synthicl.core.files import safe_folder_name, write_whole
 from synthicl.core.run_folder import CONTEXT_FILE
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.tabicl.preprocessing import Preprocessing
 
 BEST = "best_on_val"  # folder, beside the last state of the schedule, of the state that val chose
@@ -37,7 +38,7 @@ class ContextSet:
         class_names: name of each class index.
         preprocessing: what TabICL is to be given, with the statistics it carries.
         images: (n, 3, S, S), uint8, or None for a set of bare vectors.
-        targets: (n, C), soft labels that were learnt with the images, or None.
+        soft_labels: (n, C), learnt with the images, or None.
         metadata: what identifies the set: dataset, backbone, objective, seed, versions, ... JSON values only.
     """
 
@@ -47,7 +48,12 @@ class ContextSet:
     preprocessing: Preprocessing
     images: Tensor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    targets: Tensor | None = None
+    soft_labels: Tensor | None = None
+
+    @property
+    def rows(self) -> LabelledEmbeddings:
+        """What a probe is fitted on."""
+        return LabelledEmbeddings(self.embeddings, self.labels, soft_labels=self.soft_labels)
 
     def save(self, folder: Path | str) -> None:
         """Write the set into ``folder``; each file is written whole or not at all.
@@ -58,7 +64,7 @@ class ContextSet:
         folder = Path(folder)
         names = [safe_folder_name(name) for name in self.class_names]
         tensors = {"embeddings": self.embeddings, "labels": self.labels}
-        for name, tensor in (("images", self.images), ("targets", self.targets)):
+        for name, tensor in (("images", self.images), ("soft_labels", self.soft_labels)):
             if tensor is not None:
                 tensors[name] = tensor
         if self.preprocessing.mean is not None and self.preprocessing.projection is not None:
@@ -115,10 +121,10 @@ class ContextSet:
                 preprocessing,
                 tensors.get("images"),
                 json.loads(header["metadata"]),
-                tensors.get("targets"),
+                tensors.get("soft_labels"),
             )
             n = len(context.labels)
-            optional = [len(tensor) for tensor in (context.images, context.targets) if tensor is not None]
+            optional = [len(tensor) for tensor in (context.images, context.soft_labels) if tensor is not None]
             lengths = {len(context.embeddings), n, *optional}
             consistent = lengths == {n} and set(context.labels.tolist()) <= set(range(len(class_names)))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -51,6 +51,22 @@ class FrozenBackbone(nn.Module):
         self.eval()
         self.embed_dim = int(self.network.num_features)  # type: ignore[arg-type]  # timm states it
 
+    def require(self, fingerprint: str | None) -> Self:
+        """Check that the weights are those that a context set was made with.
+
+        Args:
+            fingerprint: of the weights it was made with; None where it does not say.
+
+        Raises:
+            UserError: they are others.
+        """
+        if fingerprint not in (None, self.fingerprint):
+            raise UserError(
+                f"--backbone.weights: these weights of {self.name} ({self.fingerprint}) are not those the context set "
+                f"was made with ({fingerprint}). Supply that file with --backbone.weights=PATH."
+            )
+        return self
+
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode whatever is asked: a LightningModule calls ``train()`` on all it holds."""
         return super().train(False)

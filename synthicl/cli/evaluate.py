@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +17,27 @@ from synthicl.cli.command_line import agree, split
 from synthicl.cli.command_line import settings as read
 from synthicl.core.errors import UserError
 from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, of_subject
-from synthicl.report.page import publish
-from synthicl.studies.boundary.compute import boundary
-from synthicl.studies.compare.compute import compare
-from synthicl.studies.few_shot.compute import few_shot
-from synthicl.studies.icl_vs_gd.compute import icl_vs_gd
+from synthicl.studies import STUDIES
+from synthicl.studies.publish import publish
 from synthicl.studies.results import Results
-from synthicl.studies.scaling.compute import scaling
+from synthicl.studies.study import Study
 from synthicl.studies.subject import Subject
-from synthicl.studies.transfer.compute import transfer
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "compare": compare,
-    "scaling": scaling,
-    "few-shot": few_shot,
-    "transfer": transfer,
-    "boundary": boundary,
-    "icl-vs-gd": icl_vs_gd,
-}
-"""Commands by name: functions of a subject, the results they add to, and their own settings."""
 
 
 def parser() -> ArgumentParser:
     """The parser: a command's settings are its function's parameters."""
     main = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     commands = main.add_subcommands()
-    for name, function in COMMANDS.items():
-        description = (inspect.getdoc(function) or "").split("\n\n")[0]
+    for name in STUDIES.names():
+        study = STUDIES.get(name)
+        description = (inspect.getdoc(study.compute) or "").split("\n\n")[0]
         command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
         command.add_argument("--output", help="Folder for results and report; the subject's own if left out.")
         for flag, text in (ELSEWHERE | FOR_DATASETS).items():
             whole = flag in {"data.split_seed", "tabicl.n_estimators"}
             command.add_argument(f"--{flag}", help=text, type=int if whole else str)
-        command.add_function_arguments(function, skip={"subject", "results"})
+        command.add_function_arguments(study.compute, skip={"subject", "results"})
         commands.add_subcommand(name, command)
     commands.add_subcommand("predict", _predict_parser())
     return main
@@ -92,7 +79,8 @@ def run(args: list[str]) -> None:
         return
     given = {flag: settings.pop(flag) for flag in ELSEWHERE | FOR_DATASETS}
     what, output = settings.pop("subject"), settings.pop("output")
-    evaluate(name, what, given, settings, output and Path(output), made_by=shlex.join([program(), *args]))
+    made_by = shlex.join([program(), *args])
+    evaluate(STUDIES.get(name), what, given, settings, output and Path(output), made_by=made_by)
 
 
 def program() -> str:
@@ -111,8 +99,8 @@ def with_brackets(args: list[str]) -> list[str]:
     """Lists as the parser wants them: ``--probes=tabicl,linear`` with brackets."""
     lists = {
         f"--{name}"
-        for function in COMMANDS.values()
-        for name, parameter in inspect.signature(function).parameters.items()
+        for study in map(STUDIES.get, STUDIES.names())
+        for name, parameter in inspect.signature(study.compute).parameters.items()
         if str(parameter.annotation).startswith("Sequence")
     }
     written = []
@@ -123,7 +111,7 @@ def with_brackets(args: list[str]) -> list[str]:
 
 
 def evaluate(
-    name: str,
+    study: Study,
     what: str | Path,
     given: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -131,27 +119,29 @@ def evaluate(
     device: torch.device | str | None = None,
     made_by: str = "",
 ) -> Results:
-    """Run a command on a subject, save what it found, and publish it.
+    """Run a study on a subject, save what it found, and publish it.
 
     Args:
-        name: of the command.
+        study: what is asked.
         what: folder of a run or a context set, or the name of a dataset.
         given: settings of the subject as dotted names, see `synthicl.core.settings.of_subject`.
-        settings: the command's own.
+        settings: the study's own.
         output: folder for results and report; None for the subject's own.
         device: None for the GPU if there is one.
         made_by: the command line, for the report.
 
     Returns:
-        All results in the folder, those of earlier commands included.
+        All results in the folder, those of earlier studies included.
     """
     home, settings_of_subject = of_subject(str(what), given)
     subject = Subject(home, settings_of_subject, device or best_device(), output, made_by)
     results = Results.load(subject.output, subject.fingerprint)
     if not results.rows:
         Results.set_aside(subject.output)
-    COMMANDS[name](subject, results, **settings)
-    if not results.of(name).rows:
-        raise UserError(f"{name}: there is nothing to score. Probes that look at images need contexts that have some.")
-    publish(subject, results, name)
+    study.compute(subject, results, **settings)
+    if not results.of(study.name).rows:
+        raise UserError(
+            f"{study.name}: there is nothing to score. Probes that look at images need contexts that have some."
+        )
+    publish(subject, results, study)
     return results

@@ -30,6 +30,7 @@ from synthicl.distillation.callbacks.progress import DistillationProgress
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
 from synthicl.objectives import InContext
+from synthicl.studies.compare import COMPARE
 
 TABLE = {"contexts": ("random", "centroid", "class_mean", "all"), "probes": ("tabicl", "linear")}
 """What the table at the end of a fit holds; ``evaluate.py compare`` has more."""
@@ -201,7 +202,7 @@ class DistillCLI(LightningCLI):
         if torch.distributed.is_initialized():  # the scoring is rank 0's alone
             torch.distributed.destroy_process_group()
         if self.trainer.is_global_zero:
-            evaluate("compare", _folder(self.trainer), {}, TABLE, device=self.trainer.strategy.root_device)
+            evaluate(COMPARE, _folder(self.trainer), {}, TABLE, device=self.trainer.strategy.root_device)
 
 
 def run(args: list[str]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from synthicl.coresets.coreset import Coreset
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 
-def class_mean(z: Tensor, y: Tensor, ipc: int, seed: int) -> Coreset:
+def class_mean(train: LabelledEmbeddings, ipc: int, seed: int) -> Coreset:
     """One row per class whatever ``ipc`` says; deterministic, ``seed`` plays no part."""
-    labels = y.unique()
-    return Coreset(torch.stack([z[y == label].mean(0) for label in labels]), labels, None)
+    labels = train.y.unique()
+    means = torch.stack([train.z[train.y == label].mean(0) for label in labels])
+    return Coreset(LabelledEmbeddings(means, labels), None)
 
 
 REGISTERED = {"class_mean": class_mean}

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
+
 ROUNDING = 1e-12  # relative difference, in float64, below which scores count as equal
 
 
@@ -15,34 +17,31 @@ class Coreset(NamedTuple):
     """Context rows.
 
     Attributes:
-        z: (n, D).
-        y: (n,), class indices.
+        rows: n of them.
         indices: (n,), which training images the rows are; None if they are vectors without an image.
     """
 
-    z: Tensor
-    y: Tensor
+    rows: LabelledEmbeddings
     indices: Tensor | None
 
 
-def select(z: Tensor, y: Tensor, indices: Tensor) -> Coreset:
+def select(train: LabelledEmbeddings, indices: Tensor) -> Coreset:
     """The training rows at ``indices`` (n,)."""
-    return Coreset(z[indices], y[indices], indices)
+    return Coreset(train.at(indices), indices)
 
 
-def select_by_class(z: Tensor, y: Tensor, choose: Callable[[Tensor], Tensor]) -> Coreset:
+def select_by_class(train: LabelledEmbeddings, choose: Callable[[Tensor], Tensor]) -> Coreset:
     """Select within each class, one class after the other.
 
     Args:
-        z: (N, D).
-        y: (N,).
+        train: (N, D).
         choose: the embeddings of a class (m, D), float64, -> positions among them (k,).
     """
     chosen = []
-    for label in y.unique():
-        members = (y == label).nonzero().flatten()
-        chosen.append(members[choose(z[members].double())])
-    return select(z, y, torch.cat(chosen))
+    for label in train.y.unique():
+        members = (train.y == label).nonzero().flatten()
+        chosen.append(members[choose(train.z[members].double())])
+    return select(train, torch.cat(chosen))
 
 
 def best_next(scores: Tensor, chosen: list[int]) -> int:

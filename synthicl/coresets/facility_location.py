@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from synthicl.coresets.coreset import Coreset, best_next, select_by_class
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 
-def facility_location(z: Tensor, y: Tensor, ipc: int, seed: int) -> Coreset:
+def facility_location(train: LabelledEmbeddings, ipc: int, seed: int) -> Coreset:
     """Select ``ipc`` rows per class, or all it has; ties go to the first row; ``seed`` plays no part.
 
     Memory is that of two m x m matrices in float64 for a class of m rows.
     """
-    return select_by_class(z, y, lambda rows: _cover(rows, ipc))
+    return select_by_class(train, lambda rows: _cover(rows, ipc))
 
 
 def _cover(rows: Tensor, count: int) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from synthicl.coresets.coreset import Coreset, best_next, select_by_class
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 
-def herding(z: Tensor, y: Tensor, ipc: int, seed: int) -> Coreset:
+def herding(train: LabelledEmbeddings, ipc: int, seed: int) -> Coreset:
     """Select ``ipc`` rows per class, or all it has; ties go to the first row; ``seed`` plays no part."""
-    return select_by_class(z, y, lambda rows: _herd(rows, ipc))
+    return select_by_class(train, lambda rows: _herd(rows, ipc))
 
 
 def _herd(rows: Tensor, count: int) -> Tensor:

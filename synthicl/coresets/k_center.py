@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from synthicl.coresets.coreset import Coreset, best_next, select_by_class
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 
-def k_center(z: Tensor, y: Tensor, ipc: int, seed: int) -> Coreset:
+def k_center(train: LabelledEmbeddings, ipc: int, seed: int) -> Coreset:
     """Select ``ipc`` rows per class, or all it has; ties go to the first row; ``seed`` plays no part."""
-    return select_by_class(z, y, lambda rows: _spread(rows, ipc))
+    return select_by_class(train, lambda rows: _spread(rows, ipc))
 
 
 def _spread(rows: Tensor, count: int) -> Tensor:

@@ -10,27 +10,26 @@ import torch
 from torch import Tensor
 
 from synthicl.coresets.coreset import Coreset, best_next, select
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 
-def nearest_neighbours(z: Tensor, y: Tensor, synthetic_z: Tensor, synthetic_y: Tensor) -> Coreset:
+def nearest_neighbours(train: LabelledEmbeddings, synthetic: LabelledEmbeddings) -> Coreset:
     """Select for each synthetic row, in order, the training image of its class that is nearest and not taken yet.
 
     Args:
-        z: clean training embeddings (N, D).
-        y: (N,).
-        synthetic_z: (n, D).
-        synthetic_y: (n,).
+        train: clean training embeddings (N, D).
+        synthetic: (n, D).
 
     Returns:
         Rows in the order of the synthetic ones. Synthetic rows for which their class has no image left are left out.
     """
-    indices = torch.full((len(synthetic_y),), -1)
-    for label in synthetic_y.unique():
-        members = (y == label).nonzero().flatten()
-        askers = (synthetic_y == label).nonzero().flatten()
-        nearest = members[nearest_distinct(z[members].double(), synthetic_z[askers].double())]
+    indices = torch.full((len(synthetic.y),), -1)
+    for label in synthetic.y.unique():
+        members = (train.y == label).nonzero().flatten()
+        askers = (synthetic.y == label).nonzero().flatten()
+        nearest = members[nearest_distinct(train.z[members].double(), synthetic.z[askers].double())]
         indices[askers[: len(nearest)]] = nearest
-    return select(z, y, indices[indices >= 0])
+    return select(train, indices[indices >= 0])
 
 
 def nearest_distinct(rows: Tensor, points: Tensor) -> Tensor:

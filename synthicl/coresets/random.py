@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from synthicl.core.randomness import keyed_generator
 from synthicl.coresets.coreset import Coreset, select
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 
-def random(z: Tensor, y: Tensor, ipc: int, seed: int) -> Coreset:
+def random(train: LabelledEmbeddings, ipc: int, seed: int) -> Coreset:
     """Draw a context; a class with fewer than ``ipc`` images gives all it has."""
     generator = keyed_generator(seed, "random context")
     chosen = []
-    for label in y.unique():
-        members = (y == label).nonzero().flatten()
+    for label in train.y.unique():
+        members = (train.y == label).nonzero().flatten()
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
-    return select(z, y, torch.cat(chosen))
+    return select(train, torch.cat(chosen))
 
 
 REGISTERED = {"random": random}

@@ -25,11 +25,12 @@ from synthicl.core.files import write_whole
 from synthicl.data.augmentation import Augmentation, AugmentationParameters
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 BATCH_SIZE = 64
 
 
-def fingerprint(images: LabelledImages) -> str:
+def images_fingerprint(images: LabelledImages) -> str:
     """What identifies the images of a split: pixels of images in memory; path, size and time of files."""
     digest = hashlib.sha256(np.ascontiguousarray(images.labels).tobytes())
     for image in images.images:
@@ -39,6 +40,14 @@ def fingerprint(images: LabelledImages) -> str:
         else:
             digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()[:16]
+
+
+def embed_clean(
+    backbone: FrozenBackbone, images: LabelledImages, crop_size: int, num_workers: int = 0, what: str = "images"
+) -> LabelledEmbeddings:
+    """Clean embeddings of images with their labels; arguments as in `embed_views`."""
+    z = embed_views(backbone, images, crop_size, num_workers=num_workers, what=what)
+    return LabelledEmbeddings(z[0], torch.from_numpy(images.labels))
 
 
 def embed_views(
@@ -73,7 +82,7 @@ def embed_views(
     """
     parameter = next(backbone.parameters())
     key = {
-        "images": fingerprint(images),
+        "images": images_fingerprint(images),
         "backbone": [backbone.name, backbone.fingerprint],
         "crop_size": crop_size,
         "augmentation": None if augmentation is None else [vars(augmentation), image_size, views, seed],

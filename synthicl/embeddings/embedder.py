@@ -45,13 +45,7 @@ class ImageEmbedder:
                 f"The context set does not say which backbone its vectors come from (no {', '.join(missing)} in its "
                 "metadata). Use the context set of a finished run, or classify embeddings instead of images."
             )
-        self.backbone = FrozenBackbone(metadata["backbone"], weights).to(device)
-        if self.backbone.fingerprint != metadata["backbone_weights"]:
-            raise UserError(
-                f"--backbone.weights: these weights of {metadata['backbone']} ({self.backbone.fingerprint}) are not "
-                f"those the context set was made with ({metadata['backbone_weights']}). Supply that file with "
-                "--backbone.weights=PATH."
-            )
+        self.backbone = FrozenBackbone(metadata["backbone"], weights).require(metadata["backbone_weights"]).to(device)
         self.crop_size = int(metadata["crop_size"])
         self.device = device
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class LabelledEmbeddings(NamedTuple):
-    """Embeddings with their labels: a split, a context, the rows of a step.
+    """Embeddings with their labels: a split, a context, the rows of a step. Its parts are asked for by name.
 
     Attributes:
         z: (N, D), float32.
@@ -22,6 +22,11 @@ class LabelledEmbeddings(NamedTuple):
     y: Tensor
     views: int = 1
     soft_labels: Tensor | None = None
+
+    def at(self, indices: Tensor) -> LabelledEmbeddings:
+        """The rows at some indices (n,), each of them a view of its own."""
+        soft_labels = None if self.soft_labels is None else self.soft_labels[indices]
+        return LabelledEmbeddings(self.z[indices], self.y[indices], soft_labels=soft_labels)
 
 
 def fingerprint(*tensors: Tensor | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
+from typing_extensions import override
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe
 
 MAX_NEIGHBOURS = 5  # scikit-learn's default, fixed in advance
@@ -19,16 +22,15 @@ class KNNProbe(Probe):
 
     name = "knn"
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Fit; see `Probe`."""
-        from sklearn.neighbors import KNeighborsClassifier
-
-        _, counts = y.unique(return_counts=True)
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        _, counts = context.y.unique(return_counts=True)
         neighbours = min(MAX_NEIGHBOURS, int(counts.min()))
-        self.classifier = KNeighborsClassifier(neighbours).fit(z.numpy(), y.numpy())
+        self.classifier = KNeighborsClassifier(neighbours).fit(context.z.numpy(), context.y.numpy())
 
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Share of each class among the neighbours; see `Probe`."""
+        """Share of each class among the neighbours."""
         probabilities: np.ndarray = self.classifier.predict_proba(z.numpy())
         return probabilities
 

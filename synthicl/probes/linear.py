@@ -6,35 +6,36 @@ Defined for every context, vectors included, cheap, and unique: the loss is stri
 from __future__ import annotations
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from typing_extensions import override
 
-from synthicl.probes.probe import SoftLabelProbe
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.probe import Probe
 
 C = 1.0  # scikit-learn's default, fixed in advance; nothing was tuned
 
 
-class LinearProbe(SoftLabelProbe):
-    """scikit-learn's logistic regression behind the `Probe` interface."""
+class LinearProbe(Probe):
+    """scikit-learn's logistic regression behind the `Probe` interface.
+
+    A row with soft labels counts for every class, with that class's share as its weight.
+    """
 
     name = "linear"
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Fit; see `Probe`."""
-        from sklearn.linear_model import LogisticRegression
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        self.classifier = LogisticRegression(C=C, max_iter=5000)
+        if context.soft_labels is None:
+            self.classifier.fit(context.z.numpy(), context.y.numpy())
+            return
+        n, classes = context.soft_labels.shape
+        rows, labels = np.repeat(context.z.numpy(), classes, axis=0), np.tile(np.arange(classes), n)
+        self.classifier.fit(rows, labels, sample_weight=context.soft_labels.double().flatten().numpy())
 
-        self.classifier = LogisticRegression(C=C, max_iter=5000).fit(z.numpy(), y.numpy())
-
-    def fit_soft(self, z: Tensor, targets: Tensor) -> None:
-        """Fit; see `SoftLabelProbe`. A row counts for every class, with that class's share as its weight."""
-        from sklearn.linear_model import LogisticRegression
-
-        n, classes = targets.shape
-        rows, labels = np.repeat(z.numpy(), classes, axis=0), np.tile(np.arange(classes), n)
-        weight = targets.double().flatten().numpy()
-        self.classifier = LogisticRegression(C=C, max_iter=5000).fit(rows, labels, sample_weight=weight)
-
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
         probabilities: np.ndarray = self.classifier.predict_proba(z.numpy())
         return probabilities
 

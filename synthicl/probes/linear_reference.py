@@ -15,11 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.randomness import keyed_generator
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.transforms import crop_centre
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe, ProbeSetting
 
 EPOCHS = 1000
@@ -63,8 +65,9 @@ class LinearReferenceProbe(Probe):
         self.epochs = epochs
         self.batch_size = batch_size
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Train on the images; ``z`` plays no part. See `Probe`.
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        """Train on the images; their embeddings play no part.
 
         Raises:
             ValueError: there are no images.
@@ -73,12 +76,12 @@ class LinearReferenceProbe(Probe):
             raise ValueError("linear_reference is fitted on images, and this context has none.")
         with torch.inference_mode(False), torch.enable_grad():
             # What the caller made in inference mode cannot be part of a graph; a copy can.
-            self._weight, self._bias = (part.detach().cpu() for part in self._train(images.clone(), y.clone()))
+            self._weight, self._bias = (part.detach().cpu() for part in self._train(images.clone(), context.y.clone()))
 
     def _train(self, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (C, D) and bias (C,) after training on images (n, 3, S, S), uint8, with labels y (n,)."""
         device = self.backbone.mean.device
-        classes, targets = y.unique(return_inverse=True)
+        classes, labels = y.unique(return_inverse=True)
         generator = keyed_generator(self.seed, self.name)
         weight = START_STD * torch.randn(len(classes), self.backbone.embed_dim, generator=generator)
         weight, bias = (part.to(device).requires_grad_() for part in (weight, torch.zeros(len(classes))))
@@ -89,7 +92,7 @@ class LinearReferenceProbe(Probe):
         for _ in range(self.epochs):
             for rows in torch.randperm(len(images), generator=generator).split(batch_size):
                 z = self._embed(images[rows].to(device), step)
-                loss = F.cross_entropy(F.linear(z, weight, bias), targets[rows].to(device))
+                loss = F.cross_entropy(F.linear(z, weight, bias), labels[rows].to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -109,8 +112,8 @@ class LinearReferenceProbe(Probe):
         z: Tensor = self.backbone(views)
         return z.float()
 
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
         return F.linear(z, self._weight, self._bias).softmax(1).numpy()
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe
 
 
@@ -18,12 +20,12 @@ class NearestClassMeanProbe(Probe):
 
     name = "nearest_class_mean"
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Fit; see `Probe`."""
-        self._means = torch.stack([z[y == label].double().mean(0) for label in y.unique()])
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        self._means = torch.stack([context.z[context.y == label].double().mean(0) for label in context.y.unique()])
 
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
         # -|z - m|^2 without |z|^2, which is the same for all classes
         return (2 * z.double() @ self._means.T - self._means.square().sum(1)).softmax(1).numpy()
 

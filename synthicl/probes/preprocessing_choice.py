@@ -17,6 +17,7 @@ from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing, most_columns
 
 CANDIDATES = ("rotated16", "rotated32", "rotated64", "pca16")
@@ -57,7 +58,10 @@ def choose_preprocessing(
             "Choose raw."
         )
     preprocessings = {name: fit_preprocessing(name, train.z, n_estimators) for name in possible}
-    probes = {name: TabICLProbe(preprocessing, model_path, device) for name, preprocessing in preprocessings.items()}
+    probes = {
+        name: TabICLProbe(Deployment(preprocessing, model_path.name, model_path), device)
+        for name, preprocessing in preprocessings.items()
+    }
     most = max(MAX_ROWS // len(train.y.unique()), 1)
     sizes = ((ipc, DRAWS), (10 * ipc, DRAWS // 2), (most, 1))
     contexts = [
@@ -68,8 +72,8 @@ def choose_preprocessing(
     ]
     accuracies: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in preprocessings}
     for name, part, rows, draw in track(contexts, "Choosing TabICL's preprocessing on val", transient=True):
-        context = random(train.z, train.y, rows, draw)
-        probes[name].fit(context.z, context.y)
+        context = random(train, rows, draw).rows
+        probes[name].fit(context)
         accuracies[name][part].append(score(probes[name], val, context.y.unique().numpy())[1]["accuracy"])
     chosen = fewest_columns_of_the_best(accuracies)
     return preprocessings[chosen], {name: _mean(parts) for name, parts in accuracies.items()}
@@ -82,8 +86,8 @@ def fewest_columns_of_the_best(accuracies: Mapping[str, Sequence[Sequence[float]
     et al., Classification and Regression Trees, 1984, section 3.4.3). Raw embeddings count as having the most columns.
 
     Args:
-        accuracies: by preprocessing, one sequence of accuracies over draws for each number of context rows; numbers of rows
-            count the same.
+        accuracies: by preprocessing, one sequence of accuracies over draws for each number of context rows; numbers of
+            rows count the same.
 
     Returns:
         Name of the preprocessing.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ class ProbeSetting:
     """What factories choose from; most need little of it.
 
     Attributes:
-        preprocessing: of an in-context learner.
-        model_path: TabICL's checkpoint.
+        deployment: TabICL's; other in-context learners share its preprocessing.
         device: where an in-context learner runs.
         backbone: for probes that look at images; it stays on its own device.
         crop_size: resolution in pixels that the backbone sees; None for the backbone's own.
@@ -32,8 +32,7 @@ class ProbeSetting:
         seed: of probes that draw at random.
     """
 
-    preprocessing: Preprocessing
-    model_path: Path
+    deployment: Deployment
     device: torch.device | str = "cpu"
     backbone: FrozenBackbone | None = None
     crop_size: int | None = None
@@ -57,23 +56,15 @@ class Probe(ABC):
     needs_images: ClassVar[bool] = False
 
     @abstractmethod
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
         """Fit on a context.
 
         Args:
-            z: context rows (n, D), float32.
-            y: labels (n,), class indices; some classes may be missing.
+            context: n rows (n, D), float32; some classes may be missing. A probe that can learn from soft labels
+                (n, C) does, where there are any; the others take the classes.
             images: what the rows are embeddings of, (n, 3, S, S), uint8; None for vectors.
         """
 
     @abstractmethod
     def predict_proba(self, z: Tensor) -> np.ndarray:
         """Class probabilities (q, C) of embeddings z (q, D); columns follow the sorted labels of `fit`."""
-
-
-class SoftLabelProbe(Probe):
-    """A classifier that can be fitted on soft labels as well."""
-
-    @abstractmethod
-    def fit_soft(self, z: Tensor, targets: Tensor) -> None:
-        """Fit on context rows z (n, D), float32, with soft labels (n, C), rows that sum to 1."""

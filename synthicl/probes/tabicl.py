@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe, ProbeSetting
 from synthicl.tabicl.checkpoint import check_checkpoint
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ class TabICLProbe(Probe):
     """TabICL behind the `Probe` interface.
 
     Args:
-        preprocessing: what happens to an embedding before TabICL's own preprocessing.
-        model_path: a checkpoint in tabicl's format; it is loaded with ``weights_only``.
+        deployment: what happens to an embedding before TabICL's own preprocessing, and the checkpoint, in tabicl's
+            format; it is loaded with ``weights_only``.
         device: where it runs.
         random_state: seed of the ensemble's shuffles.
         name: its word in results.json, where several stand side by side.
@@ -38,16 +40,15 @@ class TabICLProbe(Probe):
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
-        model_path: Path,
+        deployment: Deployment,
         device: torch.device | str = "cpu",
         random_state: int = 42,
         name: str = "tabicl",
     ) -> None:
-        check_checkpoint(model_path)
+        check_checkpoint(deployment.model_path)
         self.name = name
-        self.preprocessing = preprocessing
-        self.model_path = model_path
+        self.deployment = deployment
+        self.preprocessing = deployment.preprocessing
         self.device = device
         self.random_state = random_state
 
@@ -58,25 +59,25 @@ class TabICLProbe(Probe):
 
         return TabICLClassifier(
             n_estimators=self.preprocessing.n_estimators,
-            model_path=self.model_path,
+            model_path=self.deployment.model_path,
             allow_auto_download=False,
             device=str(self.device),
             random_state=self.random_state,
         )
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Fit; see `Probe`."""
-        self._fitted = self.classifier().fit(self.preprocessing(z).numpy(), y.numpy())
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        self._fitted = self.classifier().fit(self.preprocessing(context.z).numpy(), context.y.numpy())
 
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
         columns = self.preprocessing(z)
         return np.concatenate([self._fitted.predict_proba(part.numpy()) for part in columns.split(QUERY_CHUNK)])
 
 
 def make(setting: ProbeSetting) -> TabICLProbe:
     """Make the probe."""
-    return TabICLProbe(setting.preprocessing, setting.model_path, setting.device)
+    return TabICLProbe(setting.deployment, setting.device)
 
 
 REGISTERED = {"tabicl": make}

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe, ProbeSetting
 from synthicl.tabicl.preprocessing import Preprocessing
 
@@ -24,7 +26,9 @@ QUERY_CHUNK = 4096  # queries handed to TabPFN at once
 
 
 class TabPFNProbe(Probe):
-    """``TabPFNClassifier`` behind the `Probe` interface, with the columns and the ensemble size of TabICL's preprocessing.
+    """``TabPFNClassifier`` behind the `Probe` interface.
+
+    Its columns and the size of its ensemble are those of TabICL's preprocessing.
 
     Args:
         preprocessing: what happens to an embedding before TabPFN's own preprocessing.
@@ -57,26 +61,27 @@ class TabPFNProbe(Probe):
             n_estimators=preprocessing.n_estimators, model_path=path, device=str(device), random_state=seed
         )
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Fit; see `Probe`.
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        """Fit on a context.
 
         Raises:
             UserError: TabPFN refuses the context, for example because of its limits on classes and rows.
         """
         try:
-            self.classifier.fit(self.preprocessing(z).numpy(), y.numpy())
+            self.classifier.fit(self.preprocessing(context.z).numpy(), context.y.numpy())
         except (ValueError, RuntimeError) as error:
             raise UserError(f"--probes=tabpfn: {' '.join(str(error).split())}") from error
 
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
         parts = self.preprocessing(z).split(QUERY_CHUNK)
         return np.concatenate([self.classifier.predict_proba(part.numpy()) for part in parts])
 
 
 def make(setting: ProbeSetting) -> TabPFNProbe:
     """Make the probe; see `TabPFNProbe`."""
-    return TabPFNProbe(setting.preprocessing, setting.device, setting.seed)
+    return TabPFNProbe(setting.deployment.preprocessing, setting.device, setting.seed)
 
 
 OPTIONAL = {"tabpfn": make}

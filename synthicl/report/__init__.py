@@ -1,1 +1,1 @@
-"""From rows of results to tables, cards and figures."""
+"""Drawing: tables, figures and the page that shows them. What they say comes from the studies."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from synthicl.core.statistics import Interval
+from synthicl.core.statistics import Comparison, Interval, holm
 
 
 class Table(NamedTuple):
@@ -34,6 +34,15 @@ def percent_interval(interval: Interval, sign: str = "") -> str:
     """An accuracy or a difference with its interval, in percent; ``sign="+"`` shows the sign."""
     estimate, low, high = (f"{100 * value:{sign}.1f}" for value in interval)
     return f"{estimate} [{low}, {high}]"
+
+
+def difference_cells(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """Two cells for each comparison: points with their interval, and the p-value after Holm's correction over all."""
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    return [
+        [percent_interval(comparison.difference, sign="+"), f"{p:.3f}" if p >= 0.001 else "< 0.001"]
+        for comparison, p in zip(comparisons, adjusted, strict=True)
+    ]
 
 
 def print_tables(tables: Iterable[Table]) -> None:

@@ -1,10 +1,10 @@
 """What is asked of context sets: a study is a folder here, with what it computes and what it shows.
 
-It puts a `Section` into ``REGISTERED``; other packages register theirs as entry points of the group
+It puts a `Study` into ``REGISTERED``; other packages register theirs as entry points of the group
 ``synthicl.studies``.
 """
 
 from synthicl.core.registry import Registry, instance_of
-from synthicl.studies.study import Section
+from synthicl.studies.study import Study
 
-STUDIES: Registry[Section] = Registry(__name__, "synthicl.studies", "study", "a Section", instance_of(Section))
+STUDIES: Registry[Study] = Registry(__name__, "synthicl.studies", "study", "a Study", instance_of(Study))

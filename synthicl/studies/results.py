@@ -16,8 +16,8 @@ from synthicl.core.errors import UserError
 from synthicl.core.files import write_whole
 
 KEY = (
-    "command", "context", "draw", "seed", "ipc", "n_context", "probe", "preprocessing", "statistics", "backbone", "split",
-    "checkpoint",
+    "command", "context", "draw", "seed", "ipc", "n_context", "probe", "preprocessing", "statistics", "backbone",
+    "split", "checkpoint",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ class Row:
     """The score of one context set with one probe.
 
     Attributes:
-        command: the command of ``evaluate.py`` that asked for it: ``compare``, ``scaling``, ...
+        command: name of the study that asked for it: ``compare``, ``scaling``, ...
         context: which context: ``random``, ``centroid``, ``class_mean``, ``synthetic``, ``all``, ...
         draw: number of a random draw, 0 for deterministic contexts.
         seed: seed of the optimisation that made a synthetic context, or of the run that was compared.
@@ -43,7 +43,7 @@ class Row:
         predict_seconds: wall-clock time of predicting all queries.
         statistics: what the preprocessing was fitted on: ``context``, ``train``, or in ``scaling`` the ``share`` of it.
         backbone: whose embeddings these are.
-        measures: whatever else a command measures, by name.
+        measures: whatever else a study measures, by name.
         run: what identifies the run: dataset, backbone, objective, TabICL checkpoint.
         subject: fingerprint of what was evaluated: data, backbone, TabICL, context set.
         fingerprint: of context, queries and preprocessing: a row with another one is out of date.
@@ -87,7 +87,7 @@ class Results:
         rows: by key.
         predictions: predicted class of each query, (q,), int64, by the row's key.
         labels: class of each query, (q,), int64, by split; or by the row's key where a row has queries of its own.
-        arrays: whatever else a command shows, by name.
+        arrays: whatever else a study shows, by name; what belongs to a row ends in the row's key.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
@@ -107,6 +107,7 @@ class Results:
         for row in rows:
             for kept in (self.rows, self.predictions, self.labels):
                 kept.pop(row.key, None)
+            self.arrays = {name: array for name, array in self.arrays.items() if not name.endswith(f"/{row.key}")}
 
     def has(self, row: Row) -> bool:
         """Whether the same was measured before: a row of the same key, run and fingerprint."""
@@ -118,7 +119,7 @@ class Results:
         return [row for row in self.rows.values() if all(getattr(row, name) == value for name, value in values.items())]
 
     def of(self, command: str) -> Results:
-        """The rows of one command, and what belongs to them."""
+        """The rows of one study, and what belongs to them."""
         rows = {key: row for key, row in self.rows.items() if row.command == command}
         return Results(rows, self.predictions, self.labels, self.arrays)
 

@@ -1,4 +1,4 @@
-"""Scoring contexts with probes: what all commands share. A row that was measured before is not measured again."""
+"""Scoring contexts with probes, for all studies alike. A row that was measured before is not measured again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.progress import track
 from torch import Tensor
 
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
-from synthicl.probes.probe import Probe, SoftLabelProbe
+from synthicl.probes.probe import Probe
 from synthicl.probes.score import score
 from synthicl.studies.results import Results, Row
 
-SAVE_EVERY = 20.0  # seconds between two times that results are saved while a command runs
+SAVE_EVERY = 20.0  # seconds between two times that results are saved while a study runs
 
 
 class Context(NamedTuple):
@@ -28,31 +28,53 @@ class Context(NamedTuple):
         name: which context.
         draw: number of a random draw.
         checkpoint: of a synthetic context.
-        z: (n, D).
-        y: (n,).
+        rows: n of them.
         images: reads its images, (n, 3, S, S), uint8, for probes that look at them; None for vectors.
-        measures: what the command notes about it.
-        targets: (n, C), soft labels, for probes that can use them.
+        measures: what the study notes about it.
     """
 
     name: str
     draw: int
     checkpoint: str
-    z: Tensor
-    y: Tensor
+    rows: LabelledEmbeddings
     images: Callable[[], Tensor] | None = None
     measures: Mapping[str, float] = {}
-    targets: Tensor | None = None
+
+
+class Job(NamedTuple):
+    """A context and a probe to fit on it.
+
+    Attributes:
+        context: what it is fitted on.
+        probe: what is scored.
+        queries: by split, where they are not those that all jobs share.
+    """
+
+    context: Context
+    probe: Probe
+    queries: Mapping[str, LabelledEmbeddings] | None = None
+
+
+class Extra(NamedTuple):
+    """What a study notes about a row beside its accuracy.
+
+    Attributes:
+        measures: numbers by name.
+        arrays: what it shows, by name; kept as ``<study>/<name>/<key of the row>``.
+    """
+
+    measures: Mapping[str, float] = {}
+    arrays: Mapping[str, np.ndarray] = {}
 
 
 @dataclass
 class Scorer:
-    """Puts rows into results.
+    """Puts a study's rows into results.
 
     Attributes:
         results: where rows go.
-        folder: where results are saved while a command runs and at its end; None keeps them in memory.
-        command: the command of ``evaluate.py``.
+        folder: where results are saved while a study runs and at its end; None keeps them in memory.
+        command: name of the study.
         seed: of the run.
         ipc: of the run.
         run: what identifies the run.
@@ -73,26 +95,31 @@ class Scorer:
 
     def score(
         self,
-        jobs: Iterable[tuple[Context, Probe]],
-        queries: Mapping[str, LabelledEmbeddings],
+        jobs: Iterable[Job],
+        queries: Mapping[str, LabelledEmbeddings] | None = None,
         what: str = "Scoring contexts",
+        extra: Callable[[Job, str, np.ndarray], Extra] | None = None,
+        total: int | None = None,
     ) -> None:
-        """Fit every probe on its context and score it on every split; what is there already is passed over.
+        """Fit every job's probe on its context and score it on every split; what is there already is passed over.
 
         Args:
-            jobs: contexts with the probes they are given to.
-            queries: by split.
+            jobs: contexts with the probes they are given to; each is taken when the one before it is done.
+            queries: of jobs that have none of their own, whole splits by name.
             what: text of the progress bar.
+            extra: what else is measured of a job whose probe has just predicted the classes (q,) of a split.
+            total: number of jobs, where ``jobs`` has no length.
         """
-        for split, asked in queries.items():
+        shared = queries or {}
+        for split, asked in shared.items():
             self.results.labels[split] = asked.y.numpy()
-        with self.saving() as saved:
-            for context, probe in track(list(jobs), what, transient=True):
-                self._score(context, probe, queries)
+        with self._saving() as saved:
+            for job in track(jobs, what, total, transient=True):
+                self._score(job, job.queries or shared, extra)
                 saved()
 
     @contextmanager
-    def saving(self) -> Iterator[Callable[[], None]]:
+    def _saving(self) -> Iterator[Callable[[], None]]:
         """Save results every now and then, when the function given is called, and at the end, even that of an error."""
         last = time.monotonic()
 
@@ -126,34 +153,41 @@ class Scorer:
             preprocessing=preprocessing.name if preprocessing else "",
             split=split,
             checkpoint=context.checkpoint,
-            n_context=len(context.y),
+            n_context=len(context.rows.y),
             n_query=len(queries.y),
             statistics=preprocessing.statistics if preprocessing else "context",
             backbone=self.backbone,
             measures=dict(context.measures),
             run=self.run | members,
             subject=self.subject,
-            fingerprint=fingerprint(context.z, context.y, queries.z, queries.y, context.targets, *statistics),
+            fingerprint=fingerprint(
+                context.rows.z, context.rows.y, queries.z, queries.y, context.rows.soft_labels, *statistics
+            ),
             made_by=self.made_by,
             **(values | measured),
         )
 
-    def _score(self, context: Context, probe: Probe, queries: Mapping[str, LabelledEmbeddings]) -> None:
+    def _score(
+        self,
+        job: Job,
+        queries: Mapping[str, LabelledEmbeddings],
+        extra: Callable[[Job, str, np.ndarray], Extra] | None,
+    ) -> None:
+        context, probe = job.context, job.probe
         missing = {
-            split: embedded
-            for split, embedded in queries.items()
-            if not self.results.has(self.row(context, probe, split, embedded))
+            split: asked
+            for split, asked in queries.items()
+            if not self.results.has(self.row(context, probe, split, asked))
         }
         if not missing:
             return
         start = time.perf_counter()
-        if context.targets is not None and isinstance(probe, SoftLabelProbe):
-            probe.fit_soft(context.z, context.targets)
-        else:
-            probe.fit(context.z, context.y, context.images() if probe.needs_images and context.images else None)
+        probe.fit(context.rows, context.images() if probe.needs_images and context.images else None)
         fit_seconds = time.perf_counter() - start
-        for split, embedded in missing.items():
-            predictions, measured = score(probe, embedded, np.unique(context.y.numpy()))
-            self.results.add(
-                self.row(context, probe, split, embedded, fit_seconds=fit_seconds, **measured), predictions
-            )
+        for split, asked in missing.items():
+            predictions, measured = score(probe, asked, np.unique(context.rows.y.numpy()))
+            row = self.row(context, probe, split, asked, fit_seconds=fit_seconds, **measured)
+            measures, arrays = extra(job, split, predictions) if extra else Extra()
+            row.measures.update(measures)
+            self.results.add(row, predictions, labels=asked.y.numpy() if job.queries else None)
+            self.results.arrays |= {f"{self.command}/{name}/{row.key}": array for name, array in arrays.items()}

@@ -1,6 +1,6 @@
-"""A section of the report: what one command found.
+"""A study: a question asked of context sets, what it computes and what it shows.
 
-A section is one file here that puts a `Section` into ``REGISTERED`` under the command's name.
+A study is a folder here with ``compute.py`` and ``show.py``; its ``__init__.py`` puts one `Study` into ``REGISTERED``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from synthicl.report.table import Table
 from synthicl.studies.results import Results
 
 
-class Section(NamedTuple):
-    """How a command's results are shown; both functions are given the rows of that command alone.
+class Study(NamedTuple):
+    """What a study is. ``tables`` and ``figures`` are given the rows of this study alone; it may do without either.
 
     Attributes:
-        title: of the section.
+        name: of its command, and of its rows in results.json.
+        title: of its section in the report.
+        compute: (subject, results, settings of its own) -> rows in ``results``. Its parameters are the command's flags.
         tables: results -> tables.
         figures: results -> figures by file name, each to stand on its own (axes, units, n, legend).
     """
 
+    name: str
     title: str
-    tables: Callable[[Results], list[Table]]
-    figures: Callable[[Results], dict[str, Figure]]
+    compute: Callable[..., None]
+    tables: Callable[[Results], list[Table]] = lambda results: []
+    figures: Callable[[Results], dict[str, Figure]] = lambda results: {}

@@ -1,10 +1,10 @@
-"""What is evaluated: a finished run, a context set, or a dataset alone, opened for all commands in one place."""
+"""What is evaluated: a finished run, a context set, or a dataset alone, opened for all studies in one place."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from synthicl.artefact.context_set import BEST, ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.core.assets import obtain
 from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
 from synthicl.core.run_folder import CONTEXT_FILE
@@ -23,20 +22,20 @@ from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import SPLITS
 from synthicl.data.transforms import SquareImages
-from synthicl.embeddings.bank import embed_views
-from synthicl.embeddings.bank import fingerprint as images_fingerprint
+from synthicl.embeddings.bank import embed_clean, images_fingerprint
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
 from synthicl.probes.preprocessing_choice import CANDIDATES, choose_preprocessing
 from synthicl.probes.probe import ProbeSetting
 from synthicl.studies.results import Results
 from synthicl.studies.scoring import Scorer
-from synthicl.tabicl.checkpoint import checkpoint_asset
+from synthicl.tabicl.checkpoint import checkpoint_name, find_checkpoint
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 
 @dataclass
 class Subject:
-    """Everything a command needs to know about what it evaluates.
+    """Everything a study needs to know about what it evaluates.
 
     Attributes:
         folder: of the run or the context set; of a dataset alone, where its evaluations go.
@@ -89,14 +88,8 @@ class Subject:
     @cached_property
     def backbone(self) -> FrozenBackbone:
         """The frozen backbone; a context set's own, with the weights it was made with."""
-        backbone = FrozenBackbone(self.settings.backbone.name, self.settings.backbone.weights).to(self.device)
-        made_with = self.about.get("backbone_weights", backbone.fingerprint)
-        if backbone.fingerprint != made_with:
-            raise UserError(
-                f"--backbone.weights: these weights ({backbone.fingerprint}) are not those the run was made with "
-                f"({made_with}). Supply the same file."
-            )
-        return backbone
+        backbone = FrozenBackbone(self.settings.backbone.name, self.settings.backbone.weights)
+        return backbone.require(self.about.get("backbone_weights")).to(self.device)
 
     @property
     def crop_size(self) -> int:
@@ -136,14 +129,8 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Path:
         """TabICL's checkpoint; a context set's own, with the weights that it was made with."""
-        path = obtain(checkpoint_asset(self.settings.tabicl.checkpoint, self.settings.tabicl.model_path))
-        made_with = self.about.get("tabicl_weights")
-        if made_with not in (None, file_fingerprint(path)):
-            raise UserError(
-                f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the run was made "
-                f"with ({made_with}). Supply the same file, or compare with another by --checkpoints."
-            )
-        return path
+        choice = self.settings.tabicl.checkpoint, self.settings.tabicl.model_path
+        return find_checkpoint(*choice, self.about.get("tabicl_weights"))
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -156,6 +143,11 @@ class Subject:
         train, val = self.embedded("train"), self.embedded("val")
         candidates = self.settings.tabicl.candidates or CANDIDATES
         return choose_preprocessing(candidates, train, val, self.ipc, self.checkpoint, members, self.device)[0]
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        """TabICL as it is deployed with this subject."""
+        return Deployment(self.preprocessing, self.identity["tabicl_checkpoint"], self.checkpoint)
 
     def fit_preprocessing(self, name: str, z: Tensor | None = None) -> Preprocessing:
         """A preprocessing by name, fitted on ``z`` (N, D), by default on all training embeddings."""
@@ -174,20 +166,19 @@ class Subject:
         if self.context_sets:
             names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
             return {name: self.about[name] for name in names} | split
-        own = self.settings.tabicl.model_path
+        choice = self.settings.tabicl.checkpoint, self.settings.tabicl.model_path
         return {
             "dataset": self.data.name,
             "backbone": self.backbone.name,
             "backbone_weights": self.backbone.fingerprint,
-            "tabicl_checkpoint": self.settings.tabicl.checkpoint if own is None else own.name,
+            "tabicl_checkpoint": checkpoint_name(*choice),
             **split,
         }
 
     def probe_setting(self, preprocessing: Preprocessing | None = None, seed: int = 0) -> ProbeSetting:
         """What probes are made from; ``preprocessing`` in place of the subject's own."""
         return ProbeSetting(
-            preprocessing=preprocessing or self.preprocessing,
-            model_path=self.checkpoint,
+            deployment=replace(self.deployment, preprocessing=preprocessing) if preprocessing else self.deployment,
             device=self.device,
             backbone=self.backbone,
             crop_size=self.crop_size,
@@ -204,7 +195,7 @@ class Subject:
         digest.update(self.backbone.fingerprint.encode())
         digest.update(file_fingerprint(self.checkpoint).encode())
         for found in self.context_sets.values():
-            digest.update(fingerprint(found.embeddings, found.labels, found.targets).encode())
+            digest.update(fingerprint(found.embeddings, found.labels, found.soft_labels).encode())
         return digest.hexdigest()[:16]
 
     def embedded(self, split: str) -> LabelledEmbeddings:
@@ -214,7 +205,7 @@ class Subject:
         return self._embedded[split]
 
     def scorer(self, command: str, results: Results, ipc: int | None = None, backbone: str | None = None) -> Scorer:
-        """What puts a command's rows about this subject into ``results``; ``backbone`` if it is not the subject's."""
+        """What puts a study's rows about this subject into ``results``; ``backbone`` if it is not the subject's."""
         return Scorer(
             results=results,
             folder=self.output,
@@ -235,6 +226,4 @@ class Subject:
 
 def embed(backbone: FrozenBackbone, data: ImageDataModule, split: str, crop_size: int) -> LabelledEmbeddings:
     """Clean embeddings of a split with some backbone."""
-    images = data.splits[split]
-    z = embed_views(backbone, images, crop_size, num_workers=data.num_workers, what=f"{split} images")
-    return LabelledEmbeddings(z[0], torch.from_numpy(images.labels))
+    return embed_clean(backbone, data.splits[split], crop_size, data.num_workers, f"{split} images")

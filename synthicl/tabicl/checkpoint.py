@@ -9,8 +9,9 @@ import os
 from functools import cache
 from pathlib import Path
 
-from synthicl.core.assets import Asset, cache_dir
+from synthicl.core.assets import Asset, cache_dir, obtain
 from synthicl.core.errors import UserError
+from synthicl.core.files import file_fingerprint
 
 # Small ones, pre-trained by scripts/pretrain_tabicl.py; mini_1 differs from mini in the seed, and is shipped as a judge
 # that was not in the loop.
@@ -53,6 +54,31 @@ def checkpoint_asset(
     snapshots = sorted((hub / "snapshots").glob(f"*/{name}")) or [hub / "snapshots" / name]
     source = f"https://huggingface.co/{HUB}/resolve/main/{name}"
     return Asset(f"TabICL {checkpoint} checkpoint", flag, (*snapshots, cache_dir() / name), source)
+
+
+def checkpoint_name(checkpoint: str, model_path: str | Path | None = None) -> str:
+    """How a checkpoint is called in metadata and results: its name, or that of the file in its place."""
+    return checkpoint if model_path is None else Path(model_path).name
+
+
+def find_checkpoint(checkpoint: str, model_path: str | Path | None = None, made_with: str | None = None) -> Path:
+    """Where a TabICL checkpoint lies; it is downloaded if need be.
+
+    Args:
+        checkpoint: as in `checkpoint_asset`.
+        model_path: likewise.
+        made_with: fingerprint of the file that a context set was made with; None where it does not say.
+
+    Raises:
+        UserError: unknown checkpoint, a missing file, or other weights than those of the context set.
+    """
+    path = obtain(checkpoint_asset(checkpoint, model_path))
+    if made_with not in (None, file_fingerprint(path)):
+        raise UserError(
+            f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the context set was "
+            f"made with ({made_with}). Supply the same file; `synthicl compare` scores others with --checkpoints."
+        )
+    return path
 
 
 @cache

@@ -19,6 +19,7 @@ from synthicl.data.images import LabelledImages
 from synthicl.embeddings.bank import embed_views
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]  # not in alphabetical order
@@ -57,8 +58,8 @@ def context_set(digits):
 @pytest.fixture(scope="module")
 def probabilities(digits, context_set):
     """What the probe of a run says of the queries, (100, 10), columns in the order of NAMES."""
-    probe = TabICLProbe(context_set.preprocessing, MINI)
-    probe.fit(context_set.embeddings, context_set.labels)
+    probe = TabICLProbe(Deployment(context_set.preprocessing, "mini", MINI))
+    probe.fit(context_set.rows)
     return probe.predict_proba(digits["query"][1])
 
 
@@ -173,8 +174,8 @@ def test_classes_without_rows_are_left_out(digits, context_set):
     fewer = ContextSet(context_set.embeddings[rows], context_set.labels[rows], NAMES, context_set.preprocessing)
     classifier = InContextClassifier.from_context_set(fewer)
     assert classifier.classes_.tolist() == sorted(NAMES[1:])
-    probe = TabICLProbe(fewer.preprocessing, MINI)
-    probe.fit(fewer.embeddings, fewer.labels)
+    probe = TabICLProbe(Deployment(fewer.preprocessing, "mini", MINI))
+    probe.fit(fewer.rows)
     queries = digits["query"][1]
     expected = np.array(NAMES[1:])[probe.predict_proba(queries).argmax(1)]
     assert np.array_equal(classifier.predict(queries.numpy()), expected)

@@ -21,6 +21,7 @@ from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.embedder import ImageEmbedder
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 NAMES = [str(digit) for digit in range(10)]
@@ -84,8 +85,8 @@ def test_predictions_are_those_of_the_probe_of_the_run(tmp_path, run, context_se
     paths = sorted(queries.rglob("*.png"))
     assert [row["path"] for row in rows] == [str(path) for path in paths]
     assert list(rows[0]) == ["path", "prediction", "error", *NAMES]
-    probe = TabICLProbe(context_set.preprocessing, MINI)
-    probe.fit(context_set.embeddings, context_set.labels)
+    probe = TabICLProbe(Deployment(context_set.preprocessing, "mini", MINI))
+    probe.fit(context_set.rows)
     z = embed_views(create_backbone("mini"), LabelledImages(paths, np.zeros(len(paths))), 32)[0]
     expected = probe.predict_proba(z)
     np.testing.assert_allclose(probabilities(rows), expected, atol=1e-6)

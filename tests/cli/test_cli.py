@@ -29,10 +29,12 @@ from synthicl.cli.main import evaluate, train
 from synthicl.core.settings import of_subject
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.results import Results
 from synthicl.tabicl.checkpoint import BUNDLED, MINI
+from synthicl.tabicl.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ["-c", str(ROOT / "configs/data/digits.yaml")]
@@ -116,8 +118,8 @@ def test_images_embedded_again_give_the_stored_rows_and_the_stored_accuracy(fini
     embeddings = backbone(pixels / 255)
     torch.testing.assert_close(embeddings, context.embeddings, rtol=1e-5, atol=1e-5)
     test = ImageDataModule("digits").splits["test"]
-    probe = TabICLProbe(context.preprocessing, MINI)
-    probe.fit(embeddings, torch.tensor([label for _, label in dataset.samples]))
+    probe = TabICLProbe(Deployment(context.preprocessing, "mini", MINI))
+    probe.fit(LabelledEmbeddings(embeddings, torch.tensor([label for _, label in dataset.samples])))
     queries = embed_views(backbone, test, 32)[0], torch.from_numpy(test.labels)
     _, measured = score(probe, queries, context.labels.unique().numpy())
     (row,) = Results.load(folder).select(context="synthetic", checkpoint="last", probe="tabicl", split="test")

@@ -12,6 +12,7 @@ from synthicl.coresets.herding import herding
 from synthicl.coresets.k_center import k_center
 from synthicl.coresets.kmeans_medoids import kmeans_medoids
 from synthicl.coresets.nearest_neighbours import nearest_neighbours
+from synthicl.embeddings.labelled import LabelledEmbeddings
 
 BUILDERS = {
     "herding": herding,
@@ -31,6 +32,7 @@ def problem(n=26, dim=4, seed=0):
 
 
 Z, Y = problem()
+TRAIN = LabelledEmbeddings(Z, Y)
 
 
 def distance(a, b):
@@ -81,7 +83,7 @@ def test_each_choice_is_the_best_next_one(build, step, ipc):
         for _ in range(ipc):
             chosen.append(step(chosen, members(label)))
         expected += chosen
-    assert build(Z, Y, ipc, 0).indices.tolist() == expected
+    assert build(TRAIN, ipc, 0).indices.tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,7 +91,9 @@ def test_each_choice_is_the_best_next_one(build, step, ipc):
 def test_greedy_facility_location_is_within_its_bound(ipc, seed):
     z, _ = problem(9, 3, seed)
     rows = range(9)
-    greedy = coverage(facility_location(z, torch.zeros(9, dtype=torch.long), ipc, 0).indices.tolist(), rows, z)
+    greedy = coverage(
+        facility_location(LabelledEmbeddings(z, torch.zeros(9, dtype=torch.long)), ipc, 0).indices.tolist(), rows, z
+    )
     best = max(coverage(subset, rows, z) for subset in itertools.combinations(rows, ipc))
     assert (1 - 1 / math.e) * best <= greedy <= best + 1e-5
 
@@ -102,24 +106,24 @@ def test_k_center_is_within_twice_the_smallest_radius(ipc, seed):
     def radius(chosen):
         return max(min(distance(z[i], z[j]) for j in chosen) for i in range(9))
 
-    greedy = radius(k_center(z, torch.zeros(9, dtype=torch.long), ipc, 0).indices.tolist())
+    greedy = radius(k_center(LabelledEmbeddings(z, torch.zeros(9, dtype=torch.long)), ipc, 0).indices.tolist())
     assert greedy <= 2 * min(radius(subset) for subset in itertools.combinations(range(9), ipc))
 
 
 def test_one_image_per_class():
     """Herding, k-center and one cluster are the centroid; facility location is the medoid."""
-    expected = centroid(Z, Y, 1, 0).indices
+    expected = centroid(TRAIN, 1, 0).indices
     for build in (herding, k_center, kmeans_medoids):
-        assert torch.equal(build(Z, Y, 1, 0).indices, expected)
+        assert torch.equal(build(TRAIN, 1, 0).indices, expected)
     medoids = [
         min(members(label), key=lambda i: sum(distance(Z[i], Z[j]) for j in members(Y[i]))) for label in (1, 2, 5)
     ]
-    assert facility_location(Z, Y, 1, 0).indices.tolist() == medoids
+    assert facility_location(TRAIN, 1, 0).indices.tolist() == medoids
 
 
 def test_herding_stays_nearer_to_the_mean_than_the_centroid_rows_do():
     rows = members(1)
-    herded, central = ([i for i in build(Z, Y, 4, 0).indices.tolist() if i in rows] for build in (herding, centroid))
+    herded, central = ([i for i in build(TRAIN, 4, 0).indices.tolist() if i in rows] for build in (herding, centroid))
     assert distance(mean_of(herded), mean_of(rows)) < distance(mean_of(central), mean_of(rows))
 
 
@@ -138,7 +142,10 @@ def test_kmeans_medoids_are_nearest_to_the_best_of_all_partitions(ipc):
     best = min((p for p in itertools.product(range(ipc), repeat=7) if len(set(p)) == ipc), key=cost)
     expected = {min(range(7), key=lambda i: distance(z[i], centre)) for centre in centres(best)}
     assert len(expected) == ipc
-    assert set(kmeans_medoids(z, torch.zeros(7, dtype=torch.long), ipc, 0).indices.tolist()) == expected
+    assert (
+        set(kmeans_medoids(LabelledEmbeddings(z, torch.zeros(7, dtype=torch.long)), ipc, 0).indices.tolist())
+        == expected
+    )
 
 
 def test_kmeans_medoids_finds_one_of_each_cluster():
@@ -146,25 +153,25 @@ def test_kmeans_medoids_finds_one_of_each_cluster():
     y = torch.arange(24) // 12
     z = 50 * torch.eye(3)[cluster] + torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
     for seed in range(4):
-        chosen = kmeans_medoids(z, y, 3, seed).indices
+        chosen = kmeans_medoids(LabelledEmbeddings(z, y), 3, seed).indices
         assert [set(cluster[part].tolist()) for part in chosen.split(3)] == [{0, 1, 2}] * 2
 
 
 def test_kmeans_medoids_depends_on_its_seed_alone():
     torch.manual_seed(1)
-    first = kmeans_medoids(Z, Y, 3, 7).indices
+    first = kmeans_medoids(TRAIN, 3, 7).indices
     torch.manual_seed(2)
-    assert torch.equal(kmeans_medoids(Z, Y, 3, 7).indices, first)
+    assert torch.equal(kmeans_medoids(TRAIN, 3, 7).indices, first)
 
 
 @every_builder
 @pytest.mark.parametrize("ipc", [1, 3, 8, 100])
 def test_rows_are_the_images_and_no_image_comes_twice(build, ipc):
-    chosen = build(Z, Y, ipc, 0)
-    assert torch.equal(chosen.z, Z[chosen.indices])
-    assert torch.equal(chosen.y, Y[chosen.indices])
+    chosen = build(TRAIN, ipc, 0)
+    assert torch.equal(chosen.rows.z, Z[chosen.indices])
+    assert torch.equal(chosen.rows.y, Y[chosen.indices])
     assert len(set(chosen.indices.tolist())) == len(chosen.indices)
-    assert torch.equal(chosen.y.bincount(), Y.bincount().clamp(max=ipc))
+    assert torch.equal(chosen.rows.y.bincount(), Y.bincount().clamp(max=ipc))
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -172,8 +179,8 @@ def test_rows_are_the_images_and_no_image_comes_twice(build, ipc):
 def test_order_and_seed_do_not_matter(name, ipc):
     z, y = problem(90, 2)  # dense enough that no two rows stand for each other alone, which is a tie
     order = torch.randperm(90, generator=torch.Generator().manual_seed(3))
-    chosen = BUILDERS[name](z, y, ipc, 0).indices
-    permuted = BUILDERS[name](z[order], y[order], ipc, 5).indices
+    chosen = BUILDERS[name](LabelledEmbeddings(z, y), ipc, 0).indices
+    permuted = BUILDERS[name](LabelledEmbeddings(z, y).at(order), ipc, 5).indices
     assert set(order[permuted].tolist()) == set(chosen.tolist())
 
 
@@ -182,8 +189,8 @@ def test_equal_images_are_chosen_in_their_order(build):
     """Also more of them than there are different images."""
     z = torch.tensor([[0.1, 3.0], [0.7, 1.0]])[torch.tensor([0, 0, 1, 0, 0])]
     y = torch.zeros(5, dtype=torch.long)
-    assert build(z, y, 1, 0).indices.tolist() == [0]
-    chosen = build(z, y, 4, 0).indices.tolist()
+    assert build(LabelledEmbeddings(z, y), 1, 0).indices.tolist() == [0]
+    chosen = build(LabelledEmbeddings(z, y), 4, 0).indices.tolist()
     assert sorted(chosen) == [0, 1, 2, 3]
     assert [i for i in chosen if i != 2] == [0, 1, 3]
 
@@ -193,13 +200,13 @@ def test_equal_images_are_chosen_in_their_order(build):
 def test_the_first_of_two_that_lie_the_same_way(build, seed):
     """Both are equally near to their mean, and stand for each other equally well."""
     z = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed)) * 10
-    assert build(z, torch.zeros(2, dtype=torch.long), 1, 0).indices.tolist() == [0]
+    assert build(LabelledEmbeddings(z, torch.zeros(2, dtype=torch.long)), 1, 0).indices.tolist() == [0]
 
 
 @every_builder
 def test_gaps_and_single_images(build):
     z, y = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 2, 5, 5])
-    assert build(z, y, 2, 0).y.tolist() == [2, 5, 5]
+    assert build(LabelledEmbeddings(z, y), 2, 0).rows.y.tolist() == [2, 5, 5]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -211,17 +218,17 @@ def test_nearest_neighbours_by_brute_force(seed):
         free = [i for i in members(label, y) if i not in expected]
         if free:
             expected.append(min(free, key=lambda i, point=point: distance(z[i], point)))
-    chosen = nearest_neighbours(z, y, synthetic_z, synthetic_y)
+    chosen = nearest_neighbours(LabelledEmbeddings(z, y), LabelledEmbeddings(synthetic_z, synthetic_y))
     assert chosen.indices.tolist() == expected
-    assert torch.equal(chosen.z, z[chosen.indices])
-    assert torch.equal(chosen.y, y[chosen.indices])
+    assert torch.equal(chosen.rows.z, z[chosen.indices])
+    assert torch.equal(chosen.rows.y, y[chosen.indices])
 
 
 def test_nearest_neighbours_of_real_images_are_these():
     order = torch.randperm(len(Y), generator=torch.Generator().manual_seed(4))
-    assert torch.equal(nearest_neighbours(Z, Y, Z[order], Y[order]).indices, order)
+    assert torch.equal(nearest_neighbours(TRAIN, TRAIN.at(order)).indices, order)
 
 
 def test_nearest_neighbours_of_a_class_without_images():
-    chosen = nearest_neighbours(Z, Y, torch.zeros(3, 4), torch.tensor([0, 5, 9]))
-    assert chosen.y.tolist() == [5]
+    chosen = nearest_neighbours(TRAIN, LabelledEmbeddings(torch.zeros(3, 4), torch.tensor([0, 5, 9])))
+    assert chosen.rows.y.tolist() == [5]

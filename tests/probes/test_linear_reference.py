@@ -12,9 +12,11 @@ from synthicl.core.randomness import keyed_generator
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.datasets.digits import load
 from synthicl.data.transforms import crop_centre
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear_reference import BATCH_SIZE, EPOCHS, LinearReferenceProbe, make
 from synthicl.probes.probe import ProbeSetting
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
 
 AUGMENTATION = Augmentation(area=(0.4, 1.0), noise_probability=1.0)
@@ -64,7 +66,7 @@ def by_hand(backbone, images, y, augmentation, seed, epochs, batch_size):
 @pytest.mark.parametrize("batch_size", [3, 100])
 def test_equals_a_training_loop_written_out(backbone, augmentation, batch_size):
     probe = LinearReferenceProbe(backbone, 32, augmentation, seed=3, epochs=6, batch_size=batch_size)
-    probe.fit(torch.zeros(7, 1), LABELS, IMAGES)
+    probe.fit(LabelledEmbeddings(torch.zeros(7, 1), LABELS), IMAGES)
     weight, bias = by_hand(backbone, IMAGES, LABELS, augmentation, 3, 6, batch_size)
     queries = torch.randn(5, backbone.embed_dim, generator=torch.Generator().manual_seed(1))
     expected = (queries.double() @ weight.T + bias).softmax(1)
@@ -73,25 +75,27 @@ def test_equals_a_training_loop_written_out(backbone, augmentation, batch_size):
 
 def test_settings_are_the_papers(backbone):
     preprocessing = Preprocessing("raw", 1)
-    probe = make(ProbeSetting(preprocessing, MINI, backbone=backbone, augmentation=AUGMENTATION, seed=4))
+    probe = make(
+        ProbeSetting(Deployment(preprocessing, "mini", MINI), backbone=backbone, augmentation=AUGMENTATION, seed=4)
+    )
     assert (probe.epochs, probe.batch_size) == (EPOCHS, BATCH_SIZE) == (1000, 100)
     assert (probe.crop_size, probe.seed) == (backbone.image_size, 4)
     assert probe.augmentation == replace(AUGMENTATION, noise_probability=0)
-    assert make(ProbeSetting(preprocessing, MINI, backbone=backbone, crop_size=16)).crop_size == 16
+    assert make(ProbeSetting(Deployment(preprocessing, "mini", MINI), backbone=backbone, crop_size=16)).crop_size == 16
     with pytest.raises(ValueError, match="linear_reference needs a backbone"):
-        make(ProbeSetting(preprocessing, MINI))
+        make(ProbeSetting(Deployment(preprocessing, "mini", MINI)))
 
 
 def fitted(backbone, seed=0, epochs=2):
     probe = LinearReferenceProbe(backbone, 32, AUGMENTATION, seed, epochs)
-    probe.fit(torch.zeros(7, 1), LABELS, IMAGES)
+    probe.fit(LabelledEmbeddings(torch.zeros(7, 1), LABELS), IMAGES)
     return probe.predict_proba(torch.eye(backbone.embed_dim))
 
 
 def start(backbone, seed):
     """W (C, D) and b (C,) before the first step."""
     probe = LinearReferenceProbe(backbone, 32, None, seed, epochs=0)
-    probe.fit(torch.zeros(40, 1), torch.arange(40), IMAGES[:1].expand(40, -1, -1, -1))
+    probe.fit(LabelledEmbeddings(torch.zeros(40, 1), torch.arange(40)), IMAGES[:1].expand(40, -1, -1, -1))
     return probe._weight, probe._bias
 
 
@@ -139,6 +143,6 @@ def test_it_learns_digits(backbone):
     accuracy = []
     for epochs in (0, 80):
         probe = LinearReferenceProbe(backbone, 32, Augmentation(flip=0.0, area=(0.6, 1.0)), epochs=epochs)
-        probe.fit(z, y, images)
+        probe.fit(LabelledEmbeddings(z, y), images)
         accuracy.append((probe.predict_proba(z).argmax(1) == truth.numpy()).mean())
     assert accuracy[0] < 0.4 < 0.75 < accuracy[1]

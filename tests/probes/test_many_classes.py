@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 
@@ -18,8 +20,8 @@ def test_probabilities_of_many_classes(classes, members, least):
     z = corners[y] + 0.02 * torch.randn(len(y), 8, generator=generator)
     truth = torch.randint(classes, (50,), generator=generator)
     queries = corners[truth] + 0.02 * torch.randn(50, 8, generator=generator)
-    probe = TabICLProbe(fit_preprocessing("raw", z, members), MINI)
-    probe.fit(z, y)
+    probe = TabICLProbe(Deployment(fit_preprocessing("raw", z, members), "mini", MINI))
+    probe.fit(LabelledEmbeddings(z, y))
     probabilities = probe.predict_proba(queries)
     assert probabilities.shape == (50, classes)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-4)

@@ -9,6 +9,7 @@ from tabicl import TabICLClassifier
 from torch import nn
 
 from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import PROBES, probe_factory, tabicl
 from synthicl.probes.knn import KNNProbe
 from synthicl.probes.linear import C, LinearProbe
@@ -17,6 +18,7 @@ from synthicl.probes.probe import ProbeSetting
 from synthicl.probes.ridge import LOGIT_SCALE, REGULARISATION, RidgeProbe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 
@@ -47,16 +49,17 @@ def embedded(images):
 Y = torch.arange(20) % 4
 TRUTH = torch.arange(40) % 4
 IMAGES, Z, QUERIES = pictures(Y), embedded(pictures(Y)), embedded(pictures(TRUTH, seed=1))
-SETTING = ProbeSetting(fit_preprocessing("rotated3", Z, 2), MINI, backbone=Pixels())
+CONTEXT = LabelledEmbeddings(Z, Y)
+SETTING = ProbeSetting(Deployment(fit_preprocessing("rotated3", Z, 2), "mini", MINI), backbone=Pixels())
 
 
 def tabicl_probe(preprocessing="rotated3", members=2, **options):
-    return TabICLProbe(fit_preprocessing(preprocessing, Z, members), MINI, **options)
+    return TabICLProbe(Deployment(fit_preprocessing(preprocessing, Z, members), "mini", MINI), **options)
 
 
 def test_linear_equals_scikit_learn():
     probe = LinearProbe()
-    probe.fit(Z, Y)
+    probe.fit(CONTEXT)
     theirs = LogisticRegression(C=1.0, max_iter=5000).fit(Z.numpy(), Y.numpy())
     assert C == 1.0
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), theirs.predict_proba(QUERIES.numpy()))
@@ -64,7 +67,7 @@ def test_linear_equals_scikit_learn():
 
 def test_ridge_equals_scikit_learn():
     probe = RidgeProbe()
-    probe.fit(Z, Y)
+    probe.fit(CONTEXT)
     alpha = REGULARISATION * float((Z - Z.mean(0)).square().sum(1).mean())
     theirs = Ridge(alpha=alpha).fit(Z.double().numpy(), np.eye(4)[Y])
     exponentials = np.exp(LOGIT_SCALE * theirs.predict(QUERIES.double().numpy()))
@@ -76,17 +79,17 @@ def test_ridge_equals_scikit_learn():
 def test_knn_looks_at_no_more_than_the_smallest_class_has(rows, neighbours):
     """15 rows are 4, 4, 4 and 3."""
     probe = KNNProbe()
-    probe.fit(Z[:rows], Y[:rows])
+    probe.fit(CONTEXT.at(torch.arange(rows)))
     theirs = KNeighborsClassifier(neighbours).fit(Z[:rows].numpy(), Y[:rows].numpy())
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), theirs.predict_proba(QUERIES.numpy()))
     many = KNNProbe()
-    many.fit(Z.repeat(3, 1), Y.repeat(3))
+    many.fit(LabelledEmbeddings(Z.repeat(3, 1), Y.repeat(3)))
     assert many.classifier.n_neighbors == 5
 
 
 def test_nearest_class_mean_equals_scikit_learn():
     probe = NearestClassMeanProbe()
-    probe.fit(Z[:15], Y[:15])
+    probe.fit(CONTEXT.at(torch.arange(15)))
     theirs = NearestCentroid().fit(Z[:15].numpy(), Y[:15].numpy())
     probabilities = probe.predict_proba(QUERIES)
     np.testing.assert_array_equal(probabilities.argmax(1), theirs.predict(QUERIES.numpy()))
@@ -97,7 +100,7 @@ def test_nearest_class_mean_equals_scikit_learn():
 @pytest.mark.parametrize("preprocessing", ["raw", "pca3"])
 def test_tabicl_equals_its_own_classifier(preprocessing):
     probe = tabicl_probe(preprocessing)
-    probe.fit(Z, Y)
+    probe.fit(CONTEXT)
     columns = fit_preprocessing(preprocessing, Z)
     theirs = TabICLClassifier(
         n_estimators=2, model_path=MINI, allow_auto_download=False, device="cpu", random_state=42
@@ -108,7 +111,7 @@ def test_tabicl_equals_its_own_classifier(preprocessing):
 @pytest.mark.parametrize("size", [1, 7, 40])
 def test_chunks_of_queries_change_nothing(monkeypatch, size):
     probe = tabicl_probe()
-    probe.fit(Z, Y)
+    probe.fit(CONTEXT)
     whole = probe.predict_proba(QUERIES)
     monkeypatch.setattr(tabicl, "QUERY_CHUNK", size)
     np.testing.assert_allclose(probe.predict_proba(QUERIES), whole, atol=1e-5)
@@ -125,7 +128,7 @@ def test_what_the_package_ships():
         probe = probe_factory(name)(SETTING)
         assert probe.name == name
         assert probe.needs_images == (name == "linear_reference")
-        assert (probe.preprocessing is SETTING.preprocessing) == (name == "tabicl")
+        assert (probe.preprocessing is SETTING.deployment.preprocessing) == (name == "tabicl")
 
 
 def test_message_for_an_unknown_probe():
@@ -139,8 +142,9 @@ def test_columns_follow_the_sorted_labels_gaps_included(make, labels):
     labels = torch.tensor(labels)
     rows, queries = Y.lt(len(labels)), TRUTH.lt(len(labels))
     plain, gaps = make(SETTING), make(SETTING)
-    plain.fit(Z[rows], labels.argsort().argsort()[Y[rows]], IMAGES[rows])  # the same classes, numbered without gaps
-    gaps.fit(Z[rows], labels[Y[rows]], IMAGES[rows])
+    # the same classes, numbered without gaps
+    plain.fit(LabelledEmbeddings(Z[rows], labels.argsort().argsort()[Y[rows]]), IMAGES[rows])
+    gaps.fit(LabelledEmbeddings(Z[rows], labels[Y[rows]]), IMAGES[rows])
     probabilities = gaps.predict_proba(QUERIES[queries])
     assert probabilities.shape == (10 * len(labels), len(labels))
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
@@ -152,11 +156,11 @@ def test_columns_follow_the_sorted_labels_gaps_included(make, labels):
 @every_probe
 def test_fitting_again_forgets_and_repeats(make):
     probe = make(SETTING)
-    probe.fit(Z, Y, IMAGES)
+    probe.fit(CONTEXT, IMAGES)
     first = probe.predict_proba(QUERIES)
-    probe.fit(-Z[:18], Y[:18].flip(0), 255 - IMAGES[:18])
+    probe.fit(LabelledEmbeddings(-Z[:18], Y[:18].flip(0)), 255 - IMAGES[:18])
     assert not np.array_equal(probe.predict_proba(QUERIES), first)
-    probe.fit(Z, Y, IMAGES)
+    probe.fit(CONTEXT, IMAGES)
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), first)
 
 
@@ -164,7 +168,7 @@ def test_fitting_again_forgets_and_repeats(make):
 def test_one_row_for_each_class_is_enough(make):
     probe = make(SETTING)
     images = pictures(torch.arange(4), noise=0)
-    probe.fit(embedded(images), torch.arange(4), images)
+    probe.fit(LabelledEmbeddings(embedded(images), torch.arange(4)), images)
     assert (probe.predict_proba(QUERIES).argmax(1) == TRUTH.numpy()).mean() > 0.6
 
 
@@ -173,19 +177,19 @@ def test_vectors_are_enough_for_all_that_do_not_ask_for_images(make):
     probe, same = make(SETTING), make(SETTING)
     if probe.needs_images:
         with pytest.raises(ValueError, match="is fitted on images, and this context has none"):
-            probe.fit(Z, Y)
+            probe.fit(CONTEXT)
         return
-    probe.fit(Z, Y)
-    same.fit(Z, Y, IMAGES)
+    probe.fit(CONTEXT)
+    same.fit(CONTEXT, IMAGES)
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), same.predict_proba(QUERIES))
 
 
 @every_probe
 def test_inside_inference_mode_nothing_changes(make):
     probe, inside = make(SETTING), make(SETTING)
-    probe.fit(Z, Y, IMAGES)
+    probe.fit(CONTEXT, IMAGES)
     with torch.inference_mode():
-        inside.fit(Z * 1, Y + 0, IMAGES + 0)
+        inside.fit(LabelledEmbeddings(Z * 1, Y + 0), IMAGES + 0)
         probabilities = inside.predict_proba(QUERIES * 1)
     np.testing.assert_array_equal(probabilities, probe.predict_proba(QUERIES))
 
@@ -194,15 +198,15 @@ def test_message_for_a_file_that_is_no_checkpoint(tmp_path):
     path = tmp_path / "notes.ckpt"
     path.write_text("x")
     with pytest.raises(UserError, match=r"^--tabicl\.model_path=.*notes\.ckpt: not a TabICL checkpoint"):
-        TabICLProbe(fit_preprocessing("raw", Z), path)
+        TabICLProbe(Deployment(fit_preprocessing("raw", Z), "mini", path))
 
 
 @pytest.mark.parametrize("name", ["linear", "ridge"])
 def test_soft_labels_that_are_one_hot_are_labels(name):
     z, y = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
     hard, soft = (probe_factory(name)(None) for _ in range(2))
-    hard.fit(z, y)
-    soft.fit_soft(z, torch.nn.functional.one_hot(y, 3).float())
+    hard.fit(LabelledEmbeddings(z, y))
+    soft.fit(LabelledEmbeddings(z, y.flip(0), soft_labels=torch.nn.functional.one_hot(y, 3).float()))
     np.testing.assert_allclose(soft.predict_proba(z), hard.predict_proba(z), atol=1e-3)
-    soft.fit_soft(z, torch.full((12, 3), 1 / 3))  # labels that say nothing
+    soft.fit(LabelledEmbeddings(z, y, soft_labels=torch.full((12, 3), 1 / 3)))  # labels that say nothing
     np.testing.assert_allclose(soft.predict_proba(z), 1 / 3, atol=1e-4)

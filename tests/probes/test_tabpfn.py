@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from synthicl.core.errors import UserError
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory, tabpfn
 from synthicl.probes.probe import ProbeSetting
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 Z = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 5, 7]).repeat(4)
-SETTING = ProbeSetting(fit_preprocessing("pca3", Z, 4), MINI, seed=6)
+SETTING = ProbeSetting(Deployment(fit_preprocessing("pca3", Z, 4), "mini", MINI), seed=6)
 
 
 class TabPFNClassifier:
@@ -52,10 +54,10 @@ def package(monkeypatch, tmp_path):
 def test_it_is_given_the_columns_and_members_of_the_preprocessing(package, monkeypatch, chunk):
     monkeypatch.setattr(tabpfn, "QUERY_CHUNK", chunk)
     probe = probe_factory("tabpfn")(SETTING)
-    assert (probe.name, probe.preprocessing, probe.needs_images) == ("tabpfn", SETTING.preprocessing, False)
+    assert (probe.name, probe.preprocessing, probe.needs_images) == ("tabpfn", SETTING.deployment.preprocessing, False)
     assert probe.classifier.given == (4, str(package), "cpu", 6)
-    probe.fit(Z, Y)
-    np.testing.assert_array_equal(probe.classifier.rows, SETTING.preprocessing(Z).numpy())
+    probe.fit(LabelledEmbeddings(Z, Y))
+    np.testing.assert_array_equal(probe.classifier.rows, SETTING.deployment.preprocessing(Z).numpy())
     probabilities = probe.predict_proba(Z)
     assert probabilities.shape == (12, 3)
     np.testing.assert_array_equal(np.array([2, 5, 7])[probabilities.argmax(1)], Y)
@@ -85,4 +87,4 @@ def test_message_without_a_checkpoint(package, monkeypatch, path):
 def test_message_for_a_context_that_it_refuses(package):
     probe = probe_factory("tabpfn")(SETTING)
     with pytest.raises(UserError, match=r"^--probes=tabpfn: Number of classes `11` exceeds the maximum number of cla"):
-        probe.fit(Z, torch.arange(12))
+        probe.fit(LabelledEmbeddings(Z, torch.arange(12)))

@@ -15,9 +15,9 @@ from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.boundary.compute import attention_by_class, boundary, decision_map, fit_plane, map_axes
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import DifferentiableTabICL, members_of
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
@@ -84,8 +84,8 @@ def test_every_point_is_what_tabicl_predicts_there(mapped):
     pca = PCA(2).fit(TRAIN.z.double().numpy())
     signs = np.sign((pca.components_ * fit_plane(TRAIN.z).directions.T.numpy()).sum(1))
     synthetic = subject.context_sets["last"]
-    probe = TabICLProbe(synthetic.preprocessing, MINI)
-    probe.fit(synthetic.embeddings, synthetic.labels)
+    probe = TabICLProbe(Deployment(synthetic.preprocessing, "mini", MINI))
+    probe.fit(synthetic.rows)
     (row,) = results.select(context="synthetic")
     predicted, confidence = (results.arrays[f"boundary/{name}/{row.key}"] for name in ("class", "confidence"))
     for j, y in enumerate(results.arrays["boundary/y"]):
@@ -97,9 +97,9 @@ def test_every_point_is_what_tabicl_predicts_there(mapped):
 
 
 def test_classes_that_a_context_lacks():
-    z, y = clusters(8, classes=2)
-    probe = TabICLProbe(fit_preprocessing("rotated4", TRAIN.z, 1), MINI)
-    probe.fit(z, torch.tensor([2, 5])[y])
+    context = clusters(8, classes=2)
+    probe = TabICLProbe(Deployment(fit_preprocessing("rotated4", TRAIN.z, 1), "mini", MINI))
+    probe.fit(context._replace(y=torch.tensor([2, 5])[context.y]))
     axes = map_axes(fit_plane(TRAIN.z).project(TEST.z), 4)
     assert set(np.unique(decision_map(probe, fit_plane(TRAIN.z), axes, np.array([2, 5]))[0])) <= {2, 5}
 
@@ -107,7 +107,7 @@ def test_classes_that_a_context_lacks():
 def test_attention_by_brute_force(mapped, monkeypatch):
     subject, results = mapped
     synthetic = subject.context_sets["last"]
-    probe = TabICLProbe(synthetic.preprocessing, MINI)
+    probe = TabICLProbe(Deployment(synthetic.preprocessing, "mini", MINI))
     columns, queries = synthetic.preprocessing(synthetic.embeddings), synthetic.preprocessing(TEST.z)
     members = members_of(probe.classifier().fit(columns.numpy(), synthetic.labels.numpy()))
     assert len(members) == 2
@@ -124,16 +124,15 @@ def test_attention_by_brute_force(mapped, monkeypatch):
         ]
         np.testing.assert_allclose(found[:, label], torch.stack(each).mean(0), rtol=1e-3, atol=1e-5)
     monkeypatch.setattr("synthicl.studies.boundary.compute.QUERY_CHUNK", 7)
-    context = Context("synthetic", 0, "last", synthetic.embeddings, synthetic.labels)
-    chunked = attention_by_class(probe, context, TEST, 3)["attention"]
+    chunked = attention_by_class(probe, synthetic.rows, TEST, 3)["attention"]
     np.testing.assert_allclose(chunked, found, rtol=1e-3, atol=1e-5)
 
 
 def test_no_attention_where_there_are_more_classes_than_outputs():
     many = clusters(60, classes=11, dim=12)
     z = torch.stack([many.z[many.y == label][0] for label in range(11)])
-    probe = TabICLProbe(fit_preprocessing("rotated4", many.z, 1), MINI)
-    assert attention_by_class(probe, Context("random", 0, "", z, torch.arange(11)), many, 11) == {}
+    probe = TabICLProbe(Deployment(fit_preprocessing("rotated4", many.z, 1), "mini", MINI))
+    assert attention_by_class(probe, LabelledEmbeddings(z, torch.arange(11)), many, 11) == {}
 
 
 def test_rows_and_what_is_kept_of_them(mapped):
@@ -148,8 +147,8 @@ def test_rows_and_what_is_kept_of_them(mapped):
         assert results.correct([row]).mean() == pytest.approx(row.accuracy)
     (row,) = results.select(context="synthetic")
     synthetic = subject.context_sets["last"]
-    probe = TabICLProbe(synthetic.preprocessing, MINI)
-    probe.fit(synthetic.embeddings, synthetic.labels)
+    probe = TabICLProbe(Deployment(synthetic.preprocessing, "mini", MINI))
+    probe.fit(synthetic.rows)
     on_plane = probe.predict_proba(plane.lift(plane.project(TEST.z))).argmax(1)
     assert row.measures["same_at_projection"] == (on_plane == results.predictions[row.key]).mean()
 
@@ -159,7 +158,7 @@ def test_what_is_mapped_is_not_mapped_again_unless_the_axes_change(mapped, monke
     loaded = Results.load(subject.output)
     assert loaded.arrays.keys() == results.arrays.keys()
     calls = []
-    monkeypatch.setattr(TabICLProbe, "fit", lambda probe, z, y: calls.append(len(y)))
+    monkeypatch.setattr(TabICLProbe, "fit", lambda probe, context, images: calls.append(len(context.y)))
     boundary(subject, loaded, **SMALL)
     assert calls == []
     monkeypatch.undo()

@@ -21,11 +21,13 @@ from synthicl.probes.preprocessing_choice import choose_preprocessing, fewest_co
 from synthicl.probes.probe import Probe
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.compare.compute import compare, jobs_of, make_probes, real_contexts
+from synthicl.studies.compare.compute import compare, jobs_of, make_probes
+from synthicl.studies.contexts import real_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context, Scorer
+from synthicl.studies.scoring import Context, Job, Scorer
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import BUNDLED, MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 
@@ -33,7 +35,7 @@ def clusters(n, classes=3, dim=4, seed=0):
     """Embeddings (n, dim) around a corner for each class, and labels."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (n,), generator=generator)
-    return torch.eye(classes, dim)[y] * 4 + torch.randn(n, dim, generator=generator), y
+    return LabelledEmbeddings(torch.eye(classes, dim)[y] * 4 + torch.randn(n, dim, generator=generator), y)
 
 
 class Table(Probe):
@@ -44,66 +46,67 @@ class Table(Probe):
     def __init__(self, probabilities):
         self.probabilities = np.array(probabilities)
 
-    def fit(self, z, y, images=None):
+    def fit(self, context, images=None):
         pass
 
     def predict_proba(self, z):
         return self.probabilities
 
 
-Z, Y = clusters(30)
+TRAIN = clusters(30)
+Z, Y = TRAIN.z, TRAIN.y
 
 
 @pytest.mark.parametrize("ipc", [1, 3, 100])
 def test_centroid_by_brute_force(ipc):
-    chosen = centroid(Z, Y, ipc, seed=0)
+    chosen = centroid(TRAIN, ipc, seed=0)
     expected = []
     for label in range(3):
         rows = [i for i in range(30) if Y[i] == label]
         mean = sum(Z[i] for i in rows) / len(rows)
         expected += sorted(rows, key=lambda i, mean=mean: float(((Z[i] - mean) ** 2).sum()))[:ipc]
     assert chosen.indices.tolist() == expected
-    assert torch.equal(chosen.z, Z[expected])
-    assert torch.equal(chosen.y, Y[expected])
+    assert torch.equal(chosen.rows.z, Z[expected])
+    assert torch.equal(chosen.rows.y, Y[expected])
 
 
 def test_class_mean_by_brute_force():
-    chosen = class_mean(Z, Y, ipc=5, seed=0)
-    assert chosen.y.tolist() == [0, 1, 2]
+    chosen = class_mean(TRAIN, ipc=5, seed=0)
+    assert chosen.rows.y.tolist() == [0, 1, 2]
     assert chosen.indices is None
     for label in range(3):
         rows = [Z[i] for i in range(30) if Y[i] == label]
-        torch.testing.assert_close(chosen.z[label], sum(rows) / len(rows))
+        torch.testing.assert_close(chosen.rows.z[label], sum(rows) / len(rows))
 
 
 @pytest.mark.parametrize("ipc", [1, 4, 100])
 def test_random_is_without_replacement_and_balanced(ipc):
-    chosen = random(Z, Y, ipc, seed=3)
+    chosen = random(TRAIN, ipc, seed=3)
     assert len(set(chosen.indices.tolist())) == len(chosen.indices)
-    assert torch.equal(chosen.z, Z[chosen.indices])
-    assert torch.equal(chosen.y, Y[chosen.indices])
-    assert torch.equal(chosen.y.bincount(), Y.bincount().clamp(max=ipc))
+    assert torch.equal(chosen.rows.z, Z[chosen.indices])
+    assert torch.equal(chosen.rows.y, Y[chosen.indices])
+    assert torch.equal(chosen.rows.y.bincount(), Y.bincount().clamp(max=ipc))
 
 
 def test_random_depends_on_its_seed_alone_and_reaches_every_row():
-    drawn = [random(Z, Y, 2, seed).indices for seed in range(60)]
+    drawn = [random(TRAIN, 2, seed).indices for seed in range(60)]
     torch.manual_seed(99)
-    assert torch.equal(random(Z, Y, 2, 7).indices, drawn[7])
+    assert torch.equal(random(TRAIN, 2, 7).indices, drawn[7])
     assert set(torch.cat(drawn).tolist()) == set(range(30))
 
 
 def test_all_is_everything():
-    chosen = everything(Z, Y, 1, 0)
-    assert torch.equal(chosen.z, Z)
-    assert torch.equal(chosen.y, Y)
+    chosen = everything(TRAIN, 1, 0)
+    assert torch.equal(chosen.rows.z, Z)
+    assert torch.equal(chosen.rows.y, Y)
 
 
 @pytest.mark.parametrize("build", [random, centroid, class_mean, everything])
 def test_builders_cope_with_gaps_and_single_images(build):
     z, y = torch.randn(4, 2), torch.tensor([5, 2, 5, 5])
-    chosen = build(z, y, 2, 0)
-    assert chosen.y.unique().tolist() == [2, 5]
-    assert len(chosen.z) == len(chosen.y)
+    chosen = build(LabelledEmbeddings(z, y), 2, 0)
+    assert chosen.rows.y.unique().tolist() == [2, 5]
+    assert len(chosen.rows.z) == len(chosen.rows.y)
 
 
 @pytest.fixture
@@ -112,10 +115,10 @@ def digits(tmp_path):
     return Subject(tmp_path, of_subject("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1])
 
 
-def contexts_of(z, y, ipc, draws):
+def contexts_of(train, ipc, draws):
     """Every builder's context, random ones drawn often."""
     return [
-        Context(name, draw, "", *build(z, y, ipc, draw)[:2])
+        Context(name, draw, "", build(train, ipc, draw).rows)
         for name, build in ((name, CORESETS.get(name)) for name in CORESETS.names())
         for draw in range(draws if name == "random" else 1)
     ]
@@ -136,11 +139,11 @@ def test_real_contexts_are_those_of_the_builders(digits):
         ("all", 0),
     ]
     for context in contexts[:4]:
-        chosen = random(train.z, train.y, 2, context.draw)
-        assert torch.equal(context.z, chosen.z)
+        chosen = random(train, 2, context.draw)
+        assert torch.equal(context.rows.z, chosen.rows.z)
         images = context.images()
         assert images.shape == (20, 3, 32, 32)
-        assert torch.allclose(digits.backbone(images / 255), chosen.z, atol=1e-5)
+        assert torch.allclose(digits.backbone(images / 255), chosen.rows.z, atol=1e-5)
     assert contexts[5].images is None
     assert {context.name for context in real_contexts(digits, 1, 1)} == set(CORESETS.names())
 
@@ -162,7 +165,7 @@ def test_probes_are_all_but_the_one_that_trains_for_long(digits):
     assert preprocessings == ["rotated4", "raw", "pca2"]
     own, other = make_probes(digits, ["tabicl"], checkpoints=["mini_1"])
     assert (own.name, other.name) == ("tabicl", "tabicl mini_1")
-    assert (own.model_path, other.model_path) == (BUNDLED["mini"], BUNDLED["mini_1"])
+    assert (own.deployment.model_path, other.deployment.model_path) == (BUNDLED["mini"], BUNDLED["mini_1"])
 
 
 def test_what_does_not_depend_on_ipc_is_filed_under_the_context_sets_own(digits):
@@ -177,12 +180,12 @@ def test_a_probe_that_looks_at_images_is_fitted_with_several_seeds(digits):
     contexts = real_contexts(digits, 1, 2, ["random", "centroid", "class_mean"])
     (probe,) = make_probes(digits, ["linear_reference"])
     jobs = [job for context in contexts for job in jobs_of(digits, probe, context, 3)]
-    assert [(context.name, context.draw) for context, _ in jobs] == [
+    assert [(job.context.name, job.context.draw) for job in jobs] == [
         ("random", 0),
         ("random", 1),
         *(("centroid", seed) for seed in range(3)),
     ]
-    assert [made.seed for _, made in jobs] == [0, 1, 0, 1, 2]
+    assert [job.probe.seed for job in jobs] == [0, 1, 0, 1, 2]
 
 
 def test_the_posts_preprocessing_keeps_its_members(digits):
@@ -191,7 +194,7 @@ def test_the_posts_preprocessing_keeps_its_members(digits):
 
 
 def test_too_few_training_images_for_any_preprocessing(digits):
-    digits._embedded["train"] = LabelledEmbeddings(*(part[:8] for part in digits.embedded("train")))
+    digits._embedded["train"] = digits.embedded("train").at(torch.arange(8))
     digits.settings = replace(digits.settings, tabicl=replace(digits.settings.tabicl, preprocessing="auto"))
     with pytest.raises(UserError, match=r"--tabicl\.preprocessing=auto: 8 training images are too few for any of"):
         digits.preprocessing  # noqa: B018
@@ -200,7 +203,7 @@ def test_too_few_training_images_for_any_preprocessing(digits):
 def test_other_tabicl_weights_than_the_runs_are_refused(digits):
     about = {"tabicl_weights": "0" * 16}
     digits.context_sets = {"last": ContextSet(Z, Y, ["a", "b", "c"], fit_preprocessing("raw", Z), metadata=about)}
-    with pytest.raises(UserError, match=r"--tabicl\.model_path=.*mini\.ckpt: these weights \(.*compare with another"):
+    with pytest.raises(UserError, match=r"--tabicl\.model_path=.*mini\.ckpt: these weights \(.* --checkpoints\."):
         digits.checkpoint  # noqa: B018
 
 
@@ -216,7 +219,9 @@ def test_compare_a_dataset_alone(digits):
 def test_score_by_hand():
     """Two context classes, 2 and 5; the queries are of 2, 5 and of 7, which the context lacks."""
     probe = Table([[0.9, 0.1], [0.8, 0.2], [0.5, 0.5]])
-    predictions, measured = score(probe, torch.zeros(3, 1), torch.tensor([2, 5, 7]), np.array([2, 5]))
+    predictions, measured = score(
+        probe, LabelledEmbeddings(torch.zeros(3, 1), torch.tensor([2, 5, 7])), np.array([2, 5])
+    )
     assert predictions.tolist() == [2, 2, 2]
     assert measured["accuracy"] == pytest.approx(1 / 3)
     assert measured["cross_entropy"] == pytest.approx(-(np.log(0.9) + np.log(0.2) + np.log(1e-12)) / 3)
@@ -224,15 +229,15 @@ def test_score_by_hand():
 
 
 def test_a_row_for_each_context_probe_and_split():
-    queries = {"val": LabelledEmbeddings(*clusters(11, seed=1)), "test": LabelledEmbeddings(*clusters(13, seed=2))}
-    contexts = [*contexts_of(Z, Y, 2, draws=2), Context("synthetic", 0, "last", *clusters(6, seed=3))]
-    probes = [LinearProbe(), TabICLProbe(fit_preprocessing("pca2", Z, 2), MINI)]
+    queries = {"val": clusters(11, seed=1), "test": clusters(13, seed=2)}
+    contexts = [*contexts_of(TRAIN, 2, draws=2), Context("synthetic", 0, "last", clusters(6, seed=3))]
+    probes = [LinearProbe(), TabICLProbe(Deployment(fit_preprocessing("pca2", Z, 2), "mini", MINI))]
     results = Results()
-    scorer(results).score([(context, probe) for probe in probes for context in contexts], queries)
+    scorer(results).score([Job(context, probe) for probe in probes for context in contexts], queries)
     assert len(results.rows) == len(contexts) * 2 * 2
     for row in results.rows.values():
         (context,) = [c for c in contexts if (c.name, c.draw) == (row.context, row.draw)]
-        assert (row.n_context, row.checkpoint) == (len(context.y), context.checkpoint)
+        assert (row.n_context, row.checkpoint) == (len(context.rows.y), context.checkpoint)
         assert row.n_query == {"val": 11, "test": 13}[row.split]
         tabicl = row.probe == "tabicl"
         assert (row.seed, row.ipc, row.backbone) == (5, 2, "mini")
@@ -243,22 +248,22 @@ def test_a_row_for_each_context_probe_and_split():
     assert {row.context: row.n_context for row in results.rows.values() if row.context in expected} == expected
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
+def test_an_interrupted_evaluation_resumes_where_it_was(tmp_path):
     """The third fit fails; afterwards only what is missing is measured, and what has changed."""
-    queries = {"test": LabelledEmbeddings(*clusters(13, seed=2))}
-    contexts = [Context("random", draw, "", *random(Z, Y, 2, draw)[:2]) for draw in range(4)]
+    queries = {"test": clusters(13, seed=2)}
+    contexts = [Context("random", draw, "", random(TRAIN, 2, draw).rows) for draw in range(4)]
 
     class Counting(LinearProbe):
         fits = 0
 
-        def fit(self, z, y, images=None):
+        def fit(self, context, images=None):
             Counting.fits += 1
             if Counting.fits == 3:
                 raise KeyboardInterrupt
-            super().fit(z, y)
+            super().fit(context)
 
     def run(contexts, **values):
-        scorer(Results.load(tmp_path), tmp_path, **values).score([(c, Counting()) for c in contexts], queries)
+        scorer(Results.load(tmp_path), tmp_path, **values).score([Job(c, Counting()) for c in contexts], queries)
 
     with pytest.raises(KeyboardInterrupt):
         run(contexts)
@@ -267,22 +272,24 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path):
     assert Counting.fits == 3 + 2
     run(contexts)
     assert Counting.fits == 5
-    run([*contexts[:3], contexts[3]._replace(z=contexts[3].z + 1)])  # the context changed under its name
+    run(
+        [*contexts[:3], contexts[3]._replace(rows=contexts[3].rows._replace(z=contexts[3].rows.z + 1))]
+    )  # the context changed under its name
     assert Counting.fits == 6
     run(contexts[:1], run={"dataset": "y"})
     assert Counting.fits == 7
 
 
 def test_soft_labels_reach_the_probes_that_can_use_them():
-    queries = {"test": LabelledEmbeddings(*clusters(30, seed=2))}
-    z, y = clusters(6, seed=3)
-    wrong = torch.nn.functional.one_hot((y + 1) % 3, 3).float()
+    queries = {"test": clusters(30, seed=2)}
+    rows = clusters(6, seed=3)
+    wrong = torch.nn.functional.one_hot((rows.y + 1) % 3, 3).float()
     accuracies = []
-    for targets in (None, wrong):
+    for soft_labels in (None, wrong):
         results = Results()
-        context = Context("synthetic", 0, "last", z, y, targets=targets)
-        probes = LinearProbe(), TabICLProbe(fit_preprocessing("raw", Z, 1), MINI)
-        scorer(results).score([(context, probe) for probe in probes], queries)
+        context = Context("synthetic", 0, "last", rows._replace(soft_labels=soft_labels))
+        probes = LinearProbe(), TabICLProbe(Deployment(fit_preprocessing("raw", Z, 1), "mini", MINI))
+        scorer(results).score([Job(context, probe) for probe in probes], queries)
         accuracies.append([row.accuracy for row in results.rows.values()])
     assert accuracies[0][0] > 0.8 > 0.3 > accuracies[1][0]
     assert accuracies[0][1] == accuracies[1][1]
@@ -316,8 +323,8 @@ def test_poisoned_test_embeddings_change_nothing_but_test_rows(tmp_path):
     z = torch.randn(5, 128)
     assert torch.equal(preprocessing(z), other_preprocessing(z))
     for context, other in zip(contexts, other_contexts, strict=True):
-        assert torch.equal(context.z, other.z)
-        assert torch.equal(context.y, other.y)
+        assert torch.equal(context.rows.z, other.rows.z)
+        assert torch.equal(context.rows.y, other.rows.y)
     val = results.select(split="val")
     assert len(val) > 50
     for row in val:
@@ -331,7 +338,7 @@ def test_preprocessing_is_chosen_by_accuracy_on_val():
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(60) % 2
     z = torch.stack([y + 0.1 * torch.randn(60, generator=generator), 50 * torch.randn(60, generator=generator)], 1)
-    train, val = (z[:30], y[:30]), (z[30:], y[30:])
+    train, val = LabelledEmbeddings(z[:30], y[:30]), LabelledEmbeddings(z[30:], y[30:])
     chosen, accuracy = choose_preprocessing(["pca1", "pca2"], train, val, 2, MINI, n_estimators=1)
     assert chosen.name == "pca2"
     assert accuracy["pca2"] > accuracy["pca1"]

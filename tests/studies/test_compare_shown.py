@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from synthicl.core.statistics import holm, mean_accuracy, paired_difference, wilson
-from synthicl.report.table import Table, markdown, print_tables
+from synthicl.report.table import print_tables
 from synthicl.studies.compare.show import accuracy_table, comparison_table, figures, seconds_table, tables
 from synthicl.studies.results import Results, Row
 
@@ -95,11 +95,6 @@ def test_another_number_of_images_per_class_stands_in_a_line_of_its_own(results)
     assert [line[1] for line in lines] == ["10", "50"]
     assert [line[2][:4] for line in lines] == ["94.0", "75.0"]
     assert comparison_table(results, "test") == before  # of equal size alone
-
-
-def test_markdown():
-    table = Table("title", ["a", "b"], [["1", "2|3"]])
-    assert markdown(table) == "| a | b |\n| --- | --- |\n| 1 | 2\\|3 |"
 
 
 def test_print_tables(results, capsys, monkeypatch):

@@ -215,17 +215,17 @@ def test_with_numbers_given_the_same_rows_come_again(toy, short_pilot):
         assert np.array_equal(first.predictions[row.key], second.predictions[row.key])
 
 
-def test_a_run_that_was_cut_off_goes_on_with_its_plan(toy, short_pilot, monkeypatch):
+def test_a_run_that_was_cut_off_resumes_with_its_plan(toy, short_pilot, monkeypatch):
     subject = toy()
     settings = {"ways": 2, "half_width": 0.2, "probes": ["linear"]}
     fits = []
     fit = LinearProbe.fit
 
-    def breaking(self, z, y, images=None):
-        fits.append(len(y))
+    def breaking(self, context, images=None):
+        fits.append(len(context.y))
         if len(fits) == 3 + 6:
             raise KeyboardInterrupt
-        fit(self, z, y)
+        fit(self, context)
 
     monkeypatch.setattr(LinearProbe, "fit", breaking)
     with pytest.raises(KeyboardInterrupt):
@@ -261,19 +261,19 @@ def test_test_steers_nothing_and_is_in_no_context(toy, short_pilot, monkeypatch)
     for test in (clean, LabelledEmbeddings(clean.z * -1e3 + 7, clean.y)):
         contexts = []
 
-        def spy(self, z, y, images=None, contexts=contexts):
-            contexts.append((z, y))
-            assert {tuple(row.tolist()) for row in z} <= train
-            fit(self, z, y)
+        def spy(self, context, images=None, contexts=contexts):
+            contexts.append(context)
+            assert {tuple(row.tolist()) for row in context.z} <= train
+            fit(self, context)
 
         monkeypatch.setattr(LinearProbe, "fit", spy)
         results = Results()
         few_shot(toy(f"{len(seen)}", test), results, **FIXED)
         seen.append((contexts, results))
     (contexts, results), (others, other_results) = seen
-    for (z, y), (other_z, other_y) in zip(contexts, others, strict=True):
-        assert torch.equal(z, other_z)
-        assert torch.equal(y, other_y)
+    for context, other in zip(contexts, others, strict=True):
+        assert torch.equal(context.z, other.z)
+        assert torch.equal(context.y, other.y)
     (pilot,), (other,) = (found.select(context="pilot") for found in (results, other_results))
     times = ("episode_seconds", "query_seconds", "affordable")
     for name in pilot.measures.keys() - set(times):

@@ -9,15 +9,17 @@ import torch.nn.functional as F
 
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.cli.evaluate import COMMANDS, parser, with_brackets
+from synthicl.cli.evaluate import parser, with_brackets
 from synthicl.core.errors import UserError
 from synthicl.core.settings import of_subject
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.icl_vs_gd import compute as module
+from synthicl.studies.icl_vs_gd import ICL_VS_GD
 from synthicl.studies.icl_vs_gd.compute import (
     CURVES,
+    FollowedDescent,
     GradientDescent,
+    TabICLTwice,
     agreement,
     curves,
     icl_vs_gd,
@@ -27,6 +29,7 @@ from synthicl.studies.icl_vs_gd.compute import (
 from synthicl.studies.results import Results
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 
@@ -60,7 +63,7 @@ def toy(tmp_path):
 
 def fitted(preprocessing="rotated4", context=None, **state):
     descent = GradientDescent(fit_preprocessing(preprocessing, TRAIN.z, 2), threshold=4.0)
-    descent.fit(*(context or clusters(9, seed=4)))
+    descent.fit(context or clusters(9, seed=4))
     for name, value in state.items():
         setattr(descent, name, value)
     return descent
@@ -92,7 +95,7 @@ def test_every_step_equals_autograd():
 @pytest.mark.parametrize("preprocessing", ["raw", "rotated4", "pca3"])
 def test_columns_are_what_members_without_power_transform_see(preprocessing):
     descent = fitted(preprocessing)
-    classifier = TabICLProbe(descent.preprocessing, MINI).classifier()
+    classifier = TabICLProbe(Deployment(descent.preprocessing, "mini", MINI)).classifier()
     assert classifier.outlier_threshold == descent.threshold
     classifier.fit(descent.preprocessing(descent.z).numpy(), descent.labels.numpy())
     preprocessor = classifier.ensemble_generator_.preprocessors_["none"]
@@ -101,10 +104,16 @@ def test_columns_are_what_members_without_power_transform_see(preprocessing):
 
 
 def test_columns_that_are_constant_in_the_context_are_left_out():
-    z, y = clusters(12)
+    context = clusters(12)
+    z, y = context.z, context.y
     z[:, [1, 4]] = 0.5
-    descent = fitted("raw", context=(z, y))
-    ensemble = TabICLProbe(descent.preprocessing, MINI).classifier().fit(z.numpy(), y.numpy()).ensemble_generator_
+    descent = fitted("raw", context=context)
+    ensemble = (
+        TabICLProbe(Deployment(descent.preprocessing, "mini", MINI))
+        .classifier()
+        .fit(z.numpy(), y.numpy())
+        .ensemble_generator_
+    )
     for ours, rows in zip(descent.columns(TEST.z), (z, TEST.z), strict=True):
         expected = ensemble.preprocessors_["none"].transform(ensemble.unique_filter_.transform(rows.numpy()))
         assert ours.shape[1] == 4
@@ -112,9 +121,10 @@ def test_columns_that_are_constant_in_the_context_are_left_out():
 
 
 def test_classes_that_a_context_lacks():
-    z, y = clusters(8, classes=2)
-    probabilities = fitted(context=(z, torch.tensor([2, 5])[y]), steps=30).predict_proba(TEST.z)
-    np.testing.assert_allclose(probabilities, fitted(context=(z, y), steps=30).predict_proba(TEST.z))
+    context = clusters(8, classes=2)
+    gaps = context._replace(y=torch.tensor([2, 5])[context.y])
+    probabilities = fitted(context=gaps, steps=30).predict_proba(TEST.z)
+    np.testing.assert_allclose(probabilities, fitted(context=context, steps=30).predict_proba(TEST.z))
 
 
 def test_small_steps_fall_onto_one_curve():
@@ -136,14 +146,14 @@ def test_recorded_steps_ascend_from_none_to_all():
 
 
 def test_curves_by_single_predictions():
-    descent, target = fitted(), np.random.default_rng(0).dirichlet(np.ones(3), len(TEST.y))
-    found = curves(descent, TEST.z, target, (0.1, 0.5), [0, 1, 4])
+    descent, tabicl = fitted(), np.random.default_rng(0).dirichlet(np.ones(3), len(TEST.y))
+    found = curves(descent, TEST.z, tabicl, (0.1, 0.5), [0, 1, 4])
     assert found.shape == (3, 2, 3)
     for i, descent.learning_rate in enumerate((0.1, 0.5)):
         for j, descent.steps in enumerate((0, 1, 4)):
             p = descent.predict_proba(TEST.z)
             time = descent.learning_rate * descent.steps
-            expected = [time, agreement(p, target), squared_difference(p, target)]
+            expected = [time, agreement(p, tabicl), squared_difference(p, tabicl)]
             np.testing.assert_allclose(found[:, i, j], expected, rtol=1e-12)
 
 
@@ -172,11 +182,27 @@ def test_what_is_measured_is_not_measured_again(toy, monkeypatch):
     icl_vs_gd(subject, results, **SMALL)
     loaded = Results.load(subject.output)
     asked = []
-    monkeypatch.setattr(module, "_compare", lambda context, *others: asked.append(context.name))
+
+    def spy(self, context, images, fit=FollowedDescent.fit):
+        asked.append(len(context.y))
+        fit(self, context, images)
+
+    monkeypatch.setattr(FollowedDescent, "fit", spy)
     icl_vs_gd(subject, loaded, **SMALL)
     assert asked == []
     icl_vs_gd(subject, loaded, **SMALL | {"steps": 51})
-    assert asked == ["random", "random", "synthetic"]
+    assert asked == [3, 3, 6]  # rows of two random contexts and of the synthetic one
+
+
+def test_tabicl_is_asked_once_and_followed_only_where_it_was_fitted(toy):
+    subject = toy()
+    tabicl = TabICLTwice(subject.deployment, "cpu")
+    tabicl.fit(context := clusters(9, seed=4))
+    first = tabicl.predict_proba(TEST.z)
+    tabicl.fit(context)
+    assert tabicl.predict_proba(TEST.z) is first
+    tabicl.fit(clusters(9, seed=5))
+    assert not np.array_equal(tabicl.predict_proba(TEST.z), first)
 
 
 def test_poisoned_test_embeddings_change_nothing_but_test_rows(toy):
@@ -208,7 +234,7 @@ def test_message_for_settings_out_of_range(toy, given, message):
 
 
 def test_settings_are_flags():
-    assert COMMANDS["icl-vs-gd"] is icl_vs_gd
+    assert ICL_VS_GD.compute is icl_vs_gd
     args = ["icl-vs-gd", "digits", "--learning_rates=0.1,1", "--steps=7", "--contexts=random,centroid"]
     given = parser().parse_args(with_brackets(args))["icl-vs-gd"]
     assert (given.learning_rates, given.steps, given.contexts) == ([0.1, 1.0], 7, ["random", "centroid"])

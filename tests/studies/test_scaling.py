@@ -132,10 +132,10 @@ def test_queries_are_in_no_context_and_what_they_are_changes_only_their_scores(t
         contexts = []
         fit = TabICLProbe.fit
 
-        def spy(self, z, y, images=None, contexts=contexts, fit=fit):
-            contexts.append((self.preprocessing(z), y))
-            assert {tuple(row.tolist()) for row in z} <= train
-            fit(self, z, y, images)
+        def spy(self, context, images=None, contexts=contexts, fit=fit):
+            contexts.append((self.preprocessing(context.z), context.y))
+            assert {tuple(row.tolist()) for row in context.z} <= train
+            fit(self, context, images)
 
         with monkeypatch.context() as patch:
             patch.setattr(TabICLProbe, "fit", spy)
@@ -151,7 +151,7 @@ def test_queries_are_in_no_context_and_what_they_are_changes_only_their_scores(t
 
 
 def test_synthetic_contexts_stand_on_the_same_axes(toy, monkeypatch):
-    synthetic = Context("synthetic", 0, "last", *clusters(3, seed=8))
+    synthetic = Context("synthetic", 0, "last", clusters(3, seed=8))
     monkeypatch.setattr(module, "synthetic_contexts", lambda subject: [synthetic])
     results = Results()
     scaling(toy(), results, shares=(0.2,), seeds=1)

@@ -20,6 +20,7 @@ from synthicl.studies.compare.compute import compare
 from synthicl.studies.results import Results
 from synthicl.studies.subject import Subject, embed
 from synthicl.studies.transfer.compute import as_seen, embed_images, relatives, synthetic_as_seen, transfer
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 BACKBONES = ("mini", "mini_conv")
@@ -93,8 +94,8 @@ def test_saved_pngs_give_the_stored_rows_and_the_stored_accuracy(runs, tmp_path)
     assert torch.equal(images, context.images)
     z = embed_images(subject.backbone, as_seen(images, subject.crop_size, subject.crop_size))
     torch.testing.assert_close(z, context.embeddings, rtol=1e-4, atol=1e-5)
-    probe = TabICLProbe(context.preprocessing, subject.checkpoint)
-    probe.fit(z, context.labels)
+    probe = TabICLProbe(Deployment(context.preprocessing, "mini", subject.checkpoint))
+    probe.fit(context.rows._replace(z=z))
     test = subject.embedded("test")
     predictions = probe.predict_proba(test.z).argmax(1)
     assert np.array_equal(predictions, stored.predictions[row.key])
@@ -114,13 +115,13 @@ def test_on_its_own_backbone_a_context_has_the_stored_accuracy(matrix, tmp_path)
                 assert np.array_equal(results.predictions[here.key], stored.predictions[there.key])
 
 
-def test_a_row_for_every_source_and_target(matrix, runs):
+def test_a_row_for_every_source_and_observer(matrix, runs):
     subject, results = matrix
     contexts = {"synthetic (mini)": 1, "synthetic (mini_conv)": 1, "class_mean": 1, "centroid": 1, "random": 2}
-    for target in BACKBONES:
+    for observer in BACKBONES:
         for context, draws in contexts.items():
             for probe in ("tabicl", "linear"):
-                rows = results.select(backbone=target, context=context, probe=probe, split="test")
+                rows = results.select(backbone=observer, context=context, probe=probe, split="test")
                 assert len(rows) == draws
                 for row in rows:
                     source = context[11:-1] if context.startswith("synthetic") else None
@@ -140,8 +141,8 @@ def test_everything_in_a_column_is_embedded_by_its_backbone(matrix, runs):
     train, test = (embed(other.backbone, subject.data, split, 32) for split in ("train", "test"))
     with torch.no_grad():
         z = other.backbone(subject.context_sets["last"].images / 255)
-    probe = TabICLProbe(fit_preprocessing("rotated8", train.z, 2), subject.checkpoint)
-    probe.fit(z, torch.arange(10))
+    probe = TabICLProbe(Deployment(fit_preprocessing("rotated8", train.z, 2), "mini", subject.checkpoint))
+    probe.fit(LabelledEmbeddings(z, torch.arange(10)))
     (row,) = results.select(split="test", probe="tabicl", context="synthetic (mini)", backbone="mini_conv")
     assert np.array_equal(probe.predict_proba(test.z).argmax(1), results.predictions[row.key])
 
@@ -188,7 +189,7 @@ def test_images_of_one_efficientnet_are_seen_by_the_other_and_by_a_small_backbon
     for made, other in (names, names[::-1]):
         subject = subject_of(folders[made], tmp_path / "out", **{"data.root": str(root), "data.num_workers": 0})
         seen = synthetic_as_seen(subject, FrozenBackbone(other), 128)
-        assert torch.equal(seen.z, ContextSet.load(folders[other]).embeddings)  # the images are the same
+        assert torch.equal(seen.rows.z, ContextSet.load(folders[other]).embeddings)  # the images are the same
         results = Results()
         transfer(subject, results, random_draws=1)
         assert {row.backbone for row in results.select(context=f"synthetic ({made})")} == set(names)
@@ -214,8 +215,8 @@ def test_a_dataset_alone_has_the_references(tmp_path):
 def test_poisoned_test_embeddings_change_nothing_but_test_rows(matrix, tmp_path):
     clean_subject, clean = matrix
     subject, poisoned = subject_of(clean_subject.folder, tmp_path), Results()
-    z, y = clean_subject.embedded("test")
-    subject._embedded["test"] = LabelledEmbeddings(z * 1e6 - 7, y.flip(0))
+    test = clean_subject.embedded("test")
+    subject._embedded["test"] = LabelledEmbeddings(test.z * 1e6 - 7, test.y.flip(0))
     transfer(subject, poisoned, backbones=("mini",), random_draws=2)
     for row in poisoned.select(split="val"):
         assert row.accuracy == clean.rows[row.key].accuracy

@@ -38,7 +38,7 @@ def results():
     return results
 
 
-def test_the_matrix_has_sources_against_targets(results):
+def test_the_matrix_has_sources_against_observers(results):
     table = matrix(results, "tabicl")
     assert table.header == ["context", "rows", "mini", "mini_conv"]
     assert [line[0] for line in table.body] == [

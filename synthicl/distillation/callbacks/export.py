@@ -79,5 +79,5 @@ class Export(L.Callback):
             preprocessing=tabicl.preprocessing,
             images=rows.images.cpu(),
             metadata=metadata,
-            targets=None if rows.targets is None else rows.targets.cpu(),
+            soft_labels=None if rows.targets is None else rows.targets.cpu(),
         ).save(folder)

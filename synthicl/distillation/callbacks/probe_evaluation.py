@@ -7,9 +7,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
-from synthicl.probes.probe import ProbeSetting, SoftLabelProbe
+from synthicl.probes.probe import ProbeSetting
 from synthicl.probes.score import score
+from synthicl.tabicl.deployment import Deployment
 
 
 class ProbeEvaluation(L.Callback):
@@ -38,12 +40,11 @@ class ProbeEvaluation(L.Callback):
         if trainer.is_global_zero:
             assert tabicl.preprocessing is not None
             with isolate_rng():
-                probe = self._factory(ProbeSetting(tabicl.preprocessing, tabicl.model_path, pl_module.device))
-                z, labels = rows.embeddings.cpu(), rows.labels.cpu()
-                if rows.targets is not None and isinstance(probe, SoftLabelProbe):
-                    probe.fit_soft(z, rows.targets.cpu())
-                else:
-                    probe.fit(z, labels)
-                _, measured = score(probe, tabicl.queries("val"), labels.unique().numpy())
+                deployment = Deployment(tabicl.preprocessing, tabicl.checkpoint, tabicl.model_path)
+                probe = self._factory(ProbeSetting(deployment, pl_module.device))
+                soft_labels = None if rows.targets is None else rows.targets.cpu()
+                context = LabelledEmbeddings(rows.embeddings.cpu(), rows.labels.cpu(), soft_labels=soft_labels)
+                probe.fit(context)
+                _, measured = score(probe, tabicl.queries("val"), context.y.unique().numpy())
                 accuracy = measured["accuracy"]
         pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))

@@ -20,6 +20,7 @@ from synthicl.probes.preprocessing_choice import CANDIDATES, choose_preprocessin
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import checkpoint_asset
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing
 
 
@@ -144,10 +145,10 @@ class TabICLEvaluation(L.Callback):
         """Fit TabICL on context rows and score it on a split."""
         assert self.preprocessing is not None
         start = time.perf_counter()
-        probe = TabICLProbe(self.preprocessing, self.model_path, device)
-        labels = rows.labels.cpu()
-        probe.fit(rows.embeddings.cpu(), labels)
-        _, measured = score(probe, self.queries(split), labels.unique().numpy())
+        probe = TabICLProbe(Deployment(self.preprocessing, self.checkpoint, self.model_path), device)
+        context = LabelledEmbeddings(rows.embeddings.cpu(), rows.labels.cpu())
+        probe.fit(context)
+        _, measured = score(probe, self.queries(split), context.y.unique().numpy())
         return TabICLScore(measured["accuracy"], measured["cross_entropy"], time.perf_counter() - start)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -13,16 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.compare.compute import real_contexts, synthetic_contexts
+from synthicl.studies.contexts import real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context
+from synthicl.studies.scoring import Extra, Job
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.differentiable import DifferentiableTabICL, members_of
 from synthicl.tabicl.preprocessing import fit_preprocessing
@@ -56,7 +54,6 @@ def boundary(
     plane = fit_plane(subject.embedded("train").z)
     at_test = plane.project(test.z)
     axes = map_axes(at_test, resolution)
-    results.labels["test"] = test.y.numpy()
     drop_maps_of_other_axes(results, axes)
     results.arrays |= {
         "boundary/x": axes[0],
@@ -67,37 +64,33 @@ def boundary(
     }
     chosen = real_contexts(subject, subject.ipc, 1, contexts)
     chosen += list(synthetic_contexts(subject))[:1]
-    probe = TabICLProbe(subject.preprocessing, subject.checkpoint, subject.device)
-    scorer = subject.scorer("boundary", results)
-    with scorer.saving() as saved:
-        for context in track(chosen, "Mapping decisions", transient=True):
-            row = scorer.row(context, probe, "test", test)
-            if results.has(row) and f"boundary/class/{row.key}" in results.arrays:
-                continue
-            probe.fit(context.z, context.y)
-            classes = np.unique(context.y.numpy())
-            predictions, measured = score(probe, test, classes)
-            at_projection = classes[probe.predict_proba(plane.lift(at_test)).argmax(1)]
-            measures = {"same_at_projection": float((at_projection == predictions).mean())}
-            predicted, confidence = decision_map(probe, plane, axes, classes)
-            arrays = {
-                "class": predicted,
-                "confidence": confidence,
-                "rows": plane.project(context.z).numpy(),
-                "labels": context.y.numpy(),
-            }
-            if context.name in ATTENTION_OF:
-                arrays |= attention_by_class(probe, context, test, len(subject.data.class_names))
-            results.arrays |= {f"boundary/{name}/{row.key}": array for name, array in arrays.items()}
-            results.add(scorer.row(context._replace(measures=measures), probe, "test", test, **measured), predictions)
-            saved()
+    probe = TabICLProbe(subject.deployment, subject.device)
+
+    def measure(job: Job, split: str, predictions: np.ndarray) -> Extra:
+        rows = job.context.rows
+        classes = np.unique(rows.y.numpy())
+        at_projection = classes[probe.predict_proba(plane.lift(at_test)).argmax(1)]
+        predicted, confidence = decision_map(probe, plane, axes, classes)
+        arrays = {
+            "class": predicted,
+            "confidence": confidence,
+            "rows": plane.project(rows.z).numpy(),
+            "labels": rows.y.numpy(),
+        }
+        if job.context.name in ATTENTION_OF:
+            arrays |= attention_by_class(probe, rows, test, len(subject.data.class_names))
+        return Extra({"same_at_projection": float((at_projection == predictions).mean())}, arrays)
+
+    jobs = [Job(context, probe) for context in chosen]
+    subject.scorer("boundary", results).score(jobs, {"test": test}, "Mapping decisions", measure)
 
 
 def drop_maps_of_other_axes(results: Results, axes: tuple[np.ndarray, np.ndarray]) -> None:
-    """Drop the maps of earlier calls unless they lie on these axes: all maps of a report have the same."""
+    """Drop the rows of earlier calls unless their maps lie on these axes: all maps of a report have the same."""
     known = [results.arrays.get(name, np.empty(0)) for name in ("boundary/x", "boundary/y")]
-    if not all(map(np.array_equal, known, axes)):
-        results.arrays = {name: array for name, array in results.arrays.items() if not name.startswith("boundary/")}
+    same = all(map(np.array_equal, known, axes))
+    rows = results.of("boundary").rows.values()
+    results.drop([row for row in rows if not same or f"boundary/class/{row.key}" not in results.arrays])
 
 
 class Plane(NamedTuple):
@@ -161,7 +154,7 @@ def decision_map(
 
 
 def attention_by_class(
-    probe: TabICLProbe, context: Context, queries: LabelledEmbeddings, num_classes: int
+    probe: TabICLProbe, context: LabelledEmbeddings, queries: LabelledEmbeddings, num_classes: int
 ) -> dict[str, np.ndarray]:
     """How much queries of each class attend to each context row, in the ensemble that is deployed.
 
@@ -170,7 +163,7 @@ def attention_by_class(
         and the queries of a class; rows sum to 1. Nothing where the context has more classes than TabICL has outputs:
         it goes through a tree of several forwards.
     """
-    tabicl = DifferentiableTabICL(probe.model_path, probe.device)
+    tabicl = DifferentiableTabICL(probe.deployment.model_path, probe.device)
     labels = context.y.unique(return_inverse=True)[1].to(probe.device)
     if int(labels.max()) >= tabicl.max_classes:
         return {}

@@ -13,9 +13,8 @@ from matplotlib.lines import Line2D
 from synthicl.core.statistics import mean_accuracy
 from synthicl.report.style import COLORS, new_figure
 from synthicl.report.table import Table, percent, percent_interval
-from synthicl.studies.compare.show import rank
+from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row
-from synthicl.studies.study import Section
 
 COMPARED_WITH = ("synthetic", "all")
 MAX_MARKS = 100  # context rows that are marked on a map
@@ -66,7 +65,8 @@ def agreement_table(results: Results) -> Table:
     points = array(results, "class", rows[0]).shape
     title = (
         f"% of {rows[0].n_query} test queries and of {points[1]} x {points[0]} points of the map, with TabICL "
-        f"({rows[0].preprocessing}), 95 % intervals; last: test queries given the class that the map has at their projection"
+        f"({rows[0].preprocessing}), 95 % intervals; last: test queries given the class that the map has at their "
+        "projection"
     )
     return Table(title, [*header, "as on the map"], body)
 
@@ -185,8 +185,8 @@ def attention(results: Results) -> Figure:
     last.grid(alpha=0.3)
     last.legend(frameon=False, fontsize=9)
     text = (
-        f"Where TabICL ({rows[0].preprocessing}) looks: attention of {rows[0].n_query} test queries to context rows in its "
-        f"in-context stage, mean over heads and {rows[0].run['n_estimators']} members; heat maps: mean over blocks"
+        f"Where TabICL ({rows[0].preprocessing}) looks: attention of {rows[0].n_query} test queries to context rows in "
+        f"its in-context stage, mean over heads and {rows[0].run['n_estimators']} members; heat maps: mean over blocks"
     )
     figure.suptitle("\n".join(textwrap.wrap(text, 45 * (len(rows) + 1), break_on_hyphens=False)), fontsize=10)
     return figure
@@ -205,14 +205,11 @@ def draw_ticks(axes: Axes, labels: np.ndarray, names: list[str]) -> None:
 
 
 def tables(results: Results) -> list[Table]:
-    """All tables of the section."""
+    """All tables of the study."""
     return [agreement_table(results)] if mapped(results) else []
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """All figures of the section."""
+    """All figures of the study."""
     found = {"maps": maps(results)} if mapped(results) else {}
     return found | ({"attention": attention(results)} if attended(results) else {})
-
-
-REGISTERED = {"boundary": Section("Decisions and attention", tables, figures)}

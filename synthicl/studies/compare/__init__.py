@@ -1,5 +1,8 @@
 """``compare``: contexts of equal size, and all data, with every probe on the same queries."""
 
-from synthicl.studies.compare.show import REGISTERED
+from synthicl.studies.compare.compute import compare
+from synthicl.studies.compare.show import figures, tables
+from synthicl.studies.study import Study
 
-__all__ = ["REGISTERED"]
+COMPARE = Study("compare", "Contexts and probes", compare, tables, figures)
+REGISTERED = {COMPARE.name: COMPARE}

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from synthicl.core.assets import obtain
-from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
-from synthicl.coresets import CORESETS
-from synthicl.coresets.nearest_neighbours import nearest_neighbours
 from synthicl.probes import PROBES, probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
+from synthicl.studies.contexts import QUERY_SPLITS, real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context
+from synthicl.studies.scoring import Context, Job
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
 
 WHATEVER_IPC = ("all", "class_mean", "neighbours")
-QUERY_SPLITS = ("val", "test")  # val rows are there so that what val chose can be seen
 
 
 def compare(
@@ -59,39 +57,6 @@ def compare(
         subject.scorer("compare", results, ipc=per_class).score(jobs, queries)
 
 
-def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
-    """Contexts of the builders called ``names``, by default of all; ``random`` is drawn often.
-
-    Raises:
-        UserError: there is no such builder, or ``neighbours`` without synthetic images.
-    """
-    train = subject.embedded("train")
-    known = [*CORESETS.names(), *(["neighbours"] if subject.context_sets else [])]
-    contexts = []
-    for name in known if names is None else names:
-        if name not in known:
-            raise UserError(f"--contexts={name}: unknown here. Choose among: {', '.join(known)}.")
-        for draw in range(draws if name == "random" else 1):
-            if name == "neighbours":
-                synthetic = subject.context_sets["last"]
-                selected = nearest_neighbours(train.z, train.y, synthetic.embeddings, synthetic.labels)
-            else:
-                selected = CORESETS.get(name)(train.z, train.y, ipc, draw)
-            indices = selected.indices
-            read = None if indices is None else lambda indices=indices: subject.images(indices)
-            contexts.append(Context(name, draw, "", selected.z, selected.y, read))
-    return contexts
-
-
-def synthetic_contexts(subject: Subject) -> Iterable[Context]:
-    """The subject's synthetic context sets."""
-    for checkpoint, found in subject.context_sets.items():
-        images = found.images
-        read = None if images is None else lambda images=images: images
-        checkpoint = found.metadata.get("checkpoint", checkpoint)
-        yield Context("synthetic", 0, checkpoint, found.embeddings, found.labels, read, targets=found.targets)
-
-
 def make_probes(
     subject: Subject, names: Sequence[str] | None, preprocessings: Sequence[str] = (), checkpoints: Sequence[str] = ()
 ) -> list[Probe]:
@@ -107,19 +72,20 @@ def make_probes(
         for checkpoint in checkpoints if name == "tabicl" else ():
             path = obtain(checkpoint_asset(checkpoint, flags=("--checkpoints", "--checkpoints")))
             check_checkpoint(path, "--checkpoints")
-            probe = TabICLProbe(subject.preprocessing, path, subject.device, name=f"tabicl {checkpoint}")
+            deployment = replace(subject.deployment, checkpoint=checkpoint, model_path=path)
+            probe = TabICLProbe(deployment, subject.device, name=f"tabicl {checkpoint}")
             probe.weights = file_fingerprint(path)
             made.append(probe)
     return made
 
 
-def jobs_of(subject: Subject, probe: Probe, context: Context, seeds: int) -> list[tuple[Context, Probe]]:
+def jobs_of(subject: Subject, probe: Probe, context: Context, seeds: int) -> list[Job]:
     """A context with a probe; one that looks at images and draws at random is fitted ``seeds`` times, as draws."""
     if not probe.needs_images:
-        return [(context, probe)]
+        return [Job(context, probe)]
     if context.images is None:
         return []
     make = probe_factory(probe.name)
     if context.name == "random":  # every draw has a seed of its own
-        return [(context, make(subject.probe_setting(seed=context.draw)))]
-    return [(context._replace(draw=seed), make(subject.probe_setting(seed=seed))) for seed in range(seeds)]
+        return [Job(context, make(subject.probe_setting(seed=context.draw)))]
+    return [Job(context._replace(draw=seed), make(subject.probe_setting(seed=seed))) for seed in range(seeds)]

@@ -7,20 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.core.statistics import mean_accuracy, paired_difference
 from synthicl.report.style import COLORS, new_figure
-from synthicl.report.table import Table, percent, percent_interval
+from synthicl.report.table import Table, difference_cells, percent, percent_interval
+from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row
-from synthicl.studies.study import Section
 
 TIMES = ("fit_seconds", "predict_seconds")
-FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # others stand between, by name
-
-
-def rank(context: str) -> int:
-    """Where a context stands in tables and figures; those of the same rank stand by name."""
-    order = [*FIRST, None, *LAST]
-    return order.index(context if context in order else None)
 
 
 class Group(NamedTuple):
@@ -40,7 +33,7 @@ def groups(results: Results, split: str) -> dict[Group, list[Row]]:
 
 
 def probes(results: Results, split: str) -> list[tuple[str, str]]:
-    """(probe, preprocessing) pairs of a split: TabICL's, the context set's own first, then others as they were scored."""
+    """(probe, preprocessing) pairs of a split: TabICL's, the context set's own first, then the others as scored."""
     found = dict.fromkeys((row.probe, row.preprocessing) for row in results.select(split=split))
     return sorted(found, key=lambda pair: not pair[0].startswith("tabicl"))
 
@@ -98,7 +91,7 @@ def accuracy_table(results: Results, split: str) -> Table:
 
 
 def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int | None:
-    """The random draw that a (probe, preprocessing) scores highest on val: what choosing on val gives without optimising."""
+    """The random draw that a (probe, preprocessing) scores highest on val: choosing on val without optimising."""
     draws = results.select(split="val", context="random", probe=column[0], preprocessing=column[1], ipc=ipc)
     return max(draws, key=lambda row: row.accuracy).draw if draws else None
 
@@ -106,10 +99,7 @@ def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int
 def comparison_table(results: Results, split: str) -> Table:
     """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
     synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
-    preprocessing, ipc = (
-        synthetic[0].preprocessing,
-        synthetic[0].ipc,
-    )  # the context set's own preprocessing is scored first
+    preprocessing, ipc = synthetic[0].preprocessing, synthetic[0].ipc  # the context set's own is scored first
     rows = {
         key: [row for row in group if (row.probe, row.preprocessing) == ("tabicl", preprocessing)]
         for key, group in groups(results, split).items()
@@ -118,11 +108,8 @@ def comparison_table(results: Results, split: str) -> Table:
     names = [key for key in rows if key.context != "synthetic" and key.ipc == ipc and rows[key]]
     correct = results.correct(rows[Group("synthetic", "last", ipc)])
     comparisons = [paired_difference(correct, results.correct(rows[key])) for key in names]
-    adjusted = holm([comparison.p_value for comparison in comparisons])
-    body = []
-    for key, comparison, p_value in zip(names, comparisons, adjusted, strict=True):
-        interval = percent_interval(comparison.difference, sign="+")
-        body.append([f"synthetic - {key.context}", interval, f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"])
+    cells = difference_cells(comparisons)
+    body = [[f"synthetic - {key.context}", *points] for key, points in zip(names, cells, strict=True)]
     title = f"Points on {split} with TabICL ({preprocessing}), paired on the queries"
     return Table(title, ["difference", "points [95 % interval]", "p (Holm)"], body)
 
@@ -187,13 +174,10 @@ def score_tables(results: Results) -> list[Table]:
 
 
 def tables(results: Results) -> list[Table]:
-    """All tables of the section."""
+    """All tables of the study."""
     return [*score_tables(results), seconds_table(results, "test")]
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """All figures of the section."""
+    """All figures of the study."""
     return {"contexts": strip_plot(results, "test")} if results.select(split="test", probe="tabicl") else {}
-
-
-REGISTERED = {"compare": Section("Contexts and probes", tables, figures)}

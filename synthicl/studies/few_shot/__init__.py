@@ -1,5 +1,8 @@
 """``few-shot``: accuracy over N-way K-shot episodes, with an interval."""
 
-from synthicl.studies.few_shot.show import REGISTERED
+from synthicl.studies.few_shot.compute import few_shot
+from synthicl.studies.few_shot.show import figures, tables
+from synthicl.studies.study import Study
 
-__all__ = ["REGISTERED"]
+FEW_SHOT = Study("few-shot", "Few-shot episodes", few_shot, tables, figures)
+REGISTERED = {FEW_SHOT.name: FEW_SHOT}

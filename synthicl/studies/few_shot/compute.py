@@ -7,7 +7,7 @@ the mathematics stands in `synthicl.studies.few_shot.episodes`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from synthicl.studies.few_shot.episodes import (
     smallest_pool,
 )
 from synthicl.studies.results import Results, Row
-from synthicl.studies.scoring import Context, Scorer
+from synthicl.studies.scoring import Context, Job, Scorer
 from synthicl.studies.subject import Subject
 
 PILOT_EPISODES = 20
@@ -78,11 +78,9 @@ def few_shot(
             raise UserError(f"--probes={probe.name}: is fitted on images, and episodes are made of embeddings.")
     scorer = subject.scorer("few-shot", results, ipc=shots)
     plan = planned(scorer, pools, made, half_width, budget_seconds, queries, episodes)
-    with scorer.saving() as saved:
-        for number in track(range(int(plan["episodes"])), "Scoring episodes", transient=True):
-            episode = pools.draw("test", number, int(plan["queries"]))
-            score_episode(scorer, pools, made, number, episode)
-            saved()
+    count = int(plan["episodes"])
+    jobs = episode_jobs(pools, made, count, int(plan["queries"]))
+    scorer.score(jobs, what="Scoring episodes", total=count * len(made))
 
 
 class Pools(NamedTuple):
@@ -131,24 +129,15 @@ class Pools(NamedTuple):
 
     def rows(self, split: str, episode: Episode) -> tuple[LabelledEmbeddings, LabelledEmbeddings]:
         """Context and queries of an episode."""
-        train, asked = self.splits["train"], self.splits[split]
-        context = LabelledEmbeddings(train.z[episode.support], train.y[episode.support])
-        return context, LabelledEmbeddings(asked.z[episode.queries], asked.y[episode.queries])
+        return self.splits["train"].at(episode.support), self.splits[split].at(episode.queries)
 
 
-def score_episode(scorer: Scorer, pools: Pools, probes: Sequence[Probe], number: int, episode: Episode) -> None:
-    """Put the rows of an episode into results, those that are not there yet."""
-    support, queries = pools.rows("test", episode)
-    context = Context("episode", number, "", support.z, support.y)
-    for probe in probes:
-        if scorer.results.has(scorer.row(context, probe, "test", queries)):
-            continue
-        start = time.perf_counter()
-        probe.fit(support.z, support.y)
-        fit_seconds = time.perf_counter() - start
-        predictions, measured = score(probe, queries, support.y.unique().numpy())
-        row = scorer.row(context, probe, "test", queries, fit_seconds=fit_seconds, **measured)
-        scorer.results.add(row, predictions, labels=queries.y.numpy())
+def episode_jobs(pools: Pools, probes: Sequence[Probe], episodes: int, queries: int) -> Iterator[Job]:
+    """Every probe on every episode that asks about test; an episode is drawn when it is needed."""
+    for number in range(episodes):
+        support, asked = pools.rows("test", pools.draw("test", number, queries))
+        context = Context("episode", number, "", support)
+        yield from (Job(context, probe, {"test": asked}) for probe in probes)
 
 
 def planned(
@@ -162,12 +151,12 @@ def planned(
 ) -> dict[str, float]:
     """The plan, from results if it was made before for the same data and settings; else after a pilot.
 
-    It stands in results as the measures of a row ``pilot``, so that a run that was cut off goes on with the same plan.
+    It stands in results as the measures of a row ``pilot``, so that a run that was cut off resumes with the same plan.
     """
     asked = [pools.ways, pools.shots, half_width, budget, queries or 0, episodes or 0]
     train, val, test = (pools.splits[split] for split in ("train", "val", "test"))
     row = replace(
-        scorer.row(Context("pilot", 0, "", train.z, train.y), probes[0], "val", val),
+        scorer.row(Context("pilot", 0, "", train), probes[0], "val", val),
         n_context=pools.ways * pools.shots,
         fingerprint=fingerprint(train.z, train.y, val.z, val.y, test.y, torch.tensor(asked, dtype=torch.float64)),
     )
@@ -215,9 +204,9 @@ def pilot(pools: Pools, probes: Sequence[Probe]) -> tuple[np.ndarray, np.ndarray
         classes = support.y.unique().numpy()
         start = time.perf_counter()
         for probe in probes:
-            probe.fit(support.z, support.y)
+            probe.fit(support)
         fit_seconds.append(time.perf_counter() - start)
-        few = LabelledEmbeddings(queries.z[:FEW_QUERIES], queries.y[:FEW_QUERIES])
+        few = queries.at(torch.arange(min(FEW_QUERIES, count)))
         answers = [score(probe, queries, classes) for probe in probes]
         many_seconds.append(sum(measured["predict_seconds"] for _, measured in answers))
         few_seconds.append(sum(score(probe, few, classes)[1]["predict_seconds"] for probe in probes))

@@ -13,7 +13,6 @@ from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, percent, percent_interval
 from synthicl.studies.few_shot.episodes import Spread, estimate_spread, t_interval
 from synthicl.studies.results import Results, Row
-from synthicl.studies.study import Section
 
 
 class Evaluated(NamedTuple):
@@ -170,13 +169,10 @@ def histogram(found: Evaluated) -> Figure:
 
 
 def tables(results: Results) -> list[Table]:
-    """All tables of the section."""
+    """All tables of the study."""
     return [table for found in evaluated(results) for table in (accuracy_table(found), plan_table(results, found))]
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """All figures of the section."""
+    """All figures of the study."""
     return {found.name.replace(" ", "-"): histogram(found) for found in evaluated(results)}
-
-
-REGISTERED = {"few-shot": Section("Few-shot episodes", tables, figures)}

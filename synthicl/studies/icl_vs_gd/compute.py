@@ -17,30 +17,28 @@ transform.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
+from typing_extensions import override
 
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import probe_gradient
 from synthicl.probes.probe import Probe
-from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.compare.compute import QUERY_SPLITS, real_contexts, synthetic_contexts
+from synthicl.studies.contexts import QUERY_SPLITS, real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context, Scorer
+from synthicl.studies.scoring import Extra, Job
 from synthicl.studies.subject import Subject
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import preprocess, varying
 from synthicl.tabicl.preprocessing import Preprocessing
 
-CURVES = (
-    "icl-vs-gd/curves/"  # arrays (3, L, K): k lr, agreement, squared difference of L rates after K numbers of steps
-)
+CURVES = "icl-vs-gd/curves/"  # (3, L, K): k lr, agreement, squared difference of L rates after K numbers of steps
 RECORDED = 60  # numbers of steps, evenly spaced in log k, after which predictions are compared
 OTHER_SEED = 43  # of the ensemble's shuffles, for TabICL against itself; the deployed one's is 42
 
@@ -74,32 +72,55 @@ def icl_vs_gd(
     if not learning_rates or min(learning_rates) <= 0:
         raise UserError("--learning_rates: give at least one, and only positive ones, for example 0.01,0.1,1.")
     queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
-    results.labels |= {split: asked.y.numpy() for split, asked in queries.items()}
-    synthetic = list(synthetic_contexts(subject))[:1]
     scorer = subject.scorer("icl-vs-gd", results)
     settings = {"learning_rates": list(learning_rates), "steps": steps}
     scorer.run = scorer.run | settings
     # Rows of other settings do not belong into one table with these.
     results.drop([row for row in results.of("icl-vs-gd").rows.values() if not settings.items() <= row.run.items()])
-    setting = (subject.preprocessing, subject.checkpoint, subject.device)
-    tabicl, other = KeepingTabICL(*setting), TabICLProbe(*setting, random_state=OTHER_SEED)
-    descent = GradientDescent(subject.preprocessing, tabicl.classifier().outlier_threshold)
-    with scorer.saving() as saved:
-        jobs = [*real_contexts(subject, subject.ipc, random_draws, contexts), *synthetic]
-        for context in track(jobs, "Following gradient descent", transient=True):
-            rows = [scorer.row(context, probe, *query) for probe in (tabicl, descent) for query in queries.items()]
-            if not all(map(results.has, rows)):
-                _compare(context, tabicl, other, descent, queries, scorer, learning_rates, steps)
-                saved()
+    tabicl = TabICLTwice(subject.deployment, subject.device)
+    descent = FollowedDescent(tabicl, queries, learning_rates, steps)
+    synthetic = list(synthetic_contexts(subject))[:1]
+    compared = [*real_contexts(subject, subject.ipc, random_draws, contexts), *synthetic]
+
+    def measure(job: Job, split: str, predictions: np.ndarray) -> Extra:
+        if job.probe is descent:
+            return descent.noted(split)
+        once, again = (probe.predict_proba(queries[split].z) for probe in (tabicl, tabicl.other))
+        return Extra(
+            {"self_agreement": agreement(again, once), "self_squared_difference": squared_difference(again, once)}
+        )
+
+    jobs = [Job(context, probe) for context in compared for probe in (tabicl, descent)]
+    scorer.score(jobs, queries, "Following gradient descent", measure)
 
 
-class KeepingTabICL(TabICLProbe):
-    """TabICL that keeps its last probabilities, (q, C): they are scored, and compared with others."""
+class TabICLTwice(TabICLProbe):
+    """TabICL, and beside it TabICL with other shuffles. It is fitted once on a context, and answers a question once.
 
+    Attributes:
+        other: the one with other shuffles, fitted on the same context.
+    """
+
+    def __init__(self, deployment: Deployment, device: torch.device | str) -> None:
+        super().__init__(deployment, device)
+        self.other = TabICLProbe(deployment, device, random_state=OTHER_SEED)
+        self._context: LabelledEmbeddings | None = None
+        self._answers: list[tuple[Tensor, np.ndarray]] = []
+
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        if context is not self._context:
+            super().fit(context)
+            self.other.fit(context)
+            self._context, self._answers = context, []
+
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
-        self.probabilities = super().predict_proba(z)
-        return self.probabilities
+        for asked, answer in self._answers:
+            if asked is z:
+                return answer
+        self._answers.append((z, super().predict_proba(z)))
+        return self._answers[-1][1]
 
 
 class GradientDescent(Probe):
@@ -122,10 +143,11 @@ class GradientDescent(Probe):
         self.preprocessing: Preprocessing = preprocessing
         self.threshold = threshold
 
-    def fit(self, z: Tensor, y: Tensor, images: Tensor | None = None) -> None:
-        """Keep the rows: what queries are standardised with is only known with them; see `Probe`."""
-        self.z = z
-        self.classes, self.labels = y.unique(return_inverse=True)
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        """Keep the rows: what queries are standardised with is only known with them."""
+        self.z = context.z
+        self.classes, self.labels = context.y.unique(return_inverse=True)
 
     def columns(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Context (n, k) and queries (q, k) as TabICL's members without a power transform see them, float64."""
@@ -143,8 +165,8 @@ class GradientDescent(Probe):
             grad_weight, grad_bias = probe_gradient(context, self.labels, weight, bias)
             weight, bias = weight - learning_rate * grad_weight, bias - learning_rate * grad_bias
 
+    @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
-        """Class probabilities; see `Probe`."""
         context, queries = self.columns(z)
         weight, bias = next(islice(self.heads(context, self.learning_rate), self.steps, None))
         probabilities: np.ndarray = (queries @ weight.T + bias).softmax(-1).numpy()
@@ -174,12 +196,12 @@ def recorded_steps(most: int) -> list[int]:
 
 
 def curves(
-    descent: GradientDescent, z: Tensor, target: np.ndarray, learning_rates: Sequence[float], steps: Sequence[int]
+    descent: GradientDescent, z: Tensor, tabicl: np.ndarray, learning_rates: Sequence[float], steps: Sequence[int]
 ) -> np.ndarray:
-    """Follow gradient descent past TabICL's probabilities ``target`` (q, C) of z (q, D); see `CURVES`."""
+    """Follow gradient descent past TabICL's probabilities ``tabicl`` (q, C) of z (q, D): what `CURVES` holds."""
     found = [
         [
-            (k * rate, agreement(p, target), squared_difference(p, target))
+            (k * rate, agreement(p, tabicl), squared_difference(p, tabicl))
             for k, p in zip(steps, descent.path(z, rate, steps), strict=True)
         ]
         for rate in learning_rates
@@ -187,43 +209,49 @@ def curves(
     return np.array(found).transpose(2, 0, 1)
 
 
-def _compare(
-    context: Context,
-    tabicl: KeepingTabICL,
-    other: TabICLProbe,
-    descent: GradientDescent,
-    queries: dict[str, LabelledEmbeddings],
-    scorer: Scorer,
-    learning_rates: Sequence[float],
-    most: int,
-) -> None:
-    """Put the rows of TabICL, of gradient descent at its best, and its curves into the results, for each split."""
-    classes = context.y.unique().numpy()
-    for probe in (tabicl, other, descent):
-        probe.fit(context.z, context.y)
-    steps = recorded_steps(most)
-    targets, followed = {}, {}
-    for split, embedded in queries.items():
-        predictions, measured = score(tabicl, embedded, classes)
-        targets[split] = tabicl.probabilities
-        again = other.predict_proba(embedded.z)
-        itself = {
-            "self_agreement": agreement(again, targets[split]),
-            "self_squared_difference": squared_difference(again, targets[split]),
+class FollowedDescent(GradientDescent):
+    """Gradient descent that stops where it is nearest to TabICL on val, by the squared difference of probabilities.
+
+    Args:
+        tabicl: what it is compared with; it is fitted on the same context.
+        queries: by split, val among them.
+        learning_rates: that are tried.
+        most: steps.
+    """
+
+    def __init__(
+        self,
+        tabicl: TabICLTwice,
+        queries: Mapping[str, LabelledEmbeddings],
+        learning_rates: Sequence[float],
+        most: int,
+    ) -> None:
+        super().__init__(tabicl.preprocessing, tabicl.classifier().outlier_threshold)
+        self.tabicl = tabicl
+        self.queries = queries
+        self.learning_rates = learning_rates
+        self.recorded = recorded_steps(most)
+
+    @override
+    def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        """Follow gradient descent on all splits, and choose learning rate and number of steps on val."""
+        super().fit(context)
+        self.tabicl.fit(context)
+        self.followed = {
+            split: curves(self, asked.z, self.tabicl.predict_proba(asked.z), self.learning_rates, self.recorded)
+            for split, asked in self.queries.items()
         }
-        row = scorer.row(context._replace(measures=itself), tabicl, split, embedded, **measured)
-        scorer.results.add(row, predictions)
-        followed[split] = curves(descent, embedded.z, targets[split], learning_rates, steps)
-    rate, k = np.unravel_index(followed["val"][2].argmin(), followed["val"][2].shape)
-    descent.learning_rate, descent.steps = learning_rates[rate], steps[k]
-    for split, embedded in queries.items():
-        predictions, measured = score(descent, embedded, classes)
+        difference = self.followed["val"][2]
+        self.rate, self.k = np.unravel_index(difference.argmin(), difference.shape)
+        self.learning_rate, self.steps = self.learning_rates[self.rate], self.recorded[self.k]
+
+    def noted(self, split: str) -> Extra:
+        """What was chosen, how near it comes to TabICL on a split, and the curves there."""
+        followed = self.followed[split]
         measures = {
-            "steps": descent.steps,
-            "learning_rate": descent.learning_rate,
-            "agreement": float(followed[split][1, rate, k]),
-            "squared_difference": float(followed[split][2, rate, k]),
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "agreement": float(followed[1, self.rate, self.k]),
+            "squared_difference": float(followed[2, self.rate, self.k]),
         }
-        row = scorer.row(context._replace(measures=measures), descent, split, embedded, **measured)
-        scorer.results.add(row, predictions)
-        scorer.results.arrays[CURVES + row.key] = followed[split]
+        return Extra(measures, {"curves": followed})

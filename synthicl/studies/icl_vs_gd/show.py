@@ -14,7 +14,6 @@ from synthicl.report.style import COLORS, CYCLE, new_figure
 from synthicl.report.table import Table, percent, percent_interval
 from synthicl.studies.icl_vs_gd.compute import CURVES
 from synthicl.studies.results import Results, Row
-from synthicl.studies.study import Section
 
 PANELS = {
     "agreement": "test queries given the same class, %",
@@ -68,7 +67,8 @@ def tables(results: Results) -> list[Table]:
     header += ["squared difference", "TabICL twice"]
     row = results.select(split="test")[0]
     title = (
-        f"TabICL ({row.preprocessing}) and k steps of gradient descent on a softmax probe from W = 0, b = 0, same context; "
+        f"TabICL ({row.preprocessing}) and k steps of gradient descent on a softmax probe from W = 0, b = 0, same "
+        "context; "
         f"{row.n_query} test queries, % with 95 % intervals; val chose k lr; TabICL twice: with other shuffles"
     )
     return [Table(title, header, body)]
@@ -126,8 +126,5 @@ def paths(results: Results) -> Figure:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """All figures of the section."""
+    """All figures of the study."""
     return {"paths": paths(results)} if groups(results) else {}
-
-
-REGISTERED = {"icl-vs-gd": Section("Is it gradient descent?", tables, figures)}

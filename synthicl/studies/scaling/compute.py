@@ -19,9 +19,9 @@ from synthicl.core.errors import UserError
 from synthicl.core.randomness import keyed_generator
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
-from synthicl.studies.compare.compute import synthetic_contexts
+from synthicl.studies.contexts import synthetic_contexts
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context
+from synthicl.studies.scoring import Context, Job
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing, most_columns
 
@@ -57,15 +57,16 @@ def scaling(
     scorer = subject.scorer("scaling", results)
     make = probe_factory("tabicl")
     probe = make(subject.probe_setting())
-    probe.fit(train.z[:2], train.y[:2])  # no measured row pays for what happens once
+    probe.fit(train.at(torch.arange(2)))  # no measured row pays for what happens once
     for share in sorted({min(share, most) for share in shares}):
         jobs = []
         for context in real_contexts(train, share, samplings, seeds):
-            jobs.append((context, probe))
+            jobs.append(Job(context, probe))
             if context.name != "all" and columns_of(subject.preprocessing.name):
-                jobs.append((context, make(subject.probe_setting(fit_on_share(subject.preprocessing, context.z)))))
+                fitted = fit_on_share(subject.preprocessing, context.rows.z)
+                jobs.append(Job(context, make(subject.probe_setting(fitted))))
         scorer.score(jobs, queries, f"Scoring {100 * share:.3g} % of the training rows")
-    scorer.score([(context, probe) for context in synthetic_contexts(subject)], queries)
+    scorer.score([Job(context, probe) for context in synthetic_contexts(subject)], queries)
 
 
 def check(shares: Sequence[float], samplings: Sequence[str], seeds: int, max_rows: int | None) -> None:
@@ -87,7 +88,7 @@ def real_contexts(train: LabelledEmbeddings, share: float, samplings: Sequence[s
     for name, draw in drawn:
         rows = torch.arange(len(train.y)) if name == "all" else draw_share(train.y, share, name, draw)
         measures = {"share": share, "classes": float(len(train.y[rows].unique()))}
-        yield Context(name, draw, "", train.z[rows], train.y[rows], measures=measures)
+        yield Context(name, draw, "", train.at(rows), measures=measures)
 
 
 def draw_share(y: Tensor, share: float, sampling: str, draw: int) -> Tensor:
@@ -126,8 +127,8 @@ class SharePreprocessing(Preprocessing):
 def fit_on_share(preprocessing: Preprocessing, z: Tensor) -> SharePreprocessing:
     """Fit a preprocessing like ``preprocessing`` on z (n, D) alone.
 
-    Rows that span fewer directions than it has columns give a preprocessing of as many columns as there are directions; its
-    name tells: ``rotated9`` in place of ``rotated16`` for ten rows.
+    Rows that span fewer directions than it has columns give a preprocessing of as many columns as there are
+    directions; its name tells: ``rotated9`` in place of ``rotated16`` for ten rows.
     """
     columns = min(columns_of(preprocessing.name), most_columns(z))
     fitted = fit_preprocessing(f"{preprocessing.name.rstrip('0123456789')}{columns}", z, preprocessing.n_estimators)

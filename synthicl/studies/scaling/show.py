@@ -16,7 +16,6 @@ from synthicl.report.style import COLORS, CYCLE, new_figure
 from synthicl.report.table import Table, percent_interval
 from synthicl.studies.results import Results, Row
 from synthicl.studies.scaling.compute import PowerLaw, equivalent_rows, fit_power_law
-from synthicl.studies.study import Section
 
 SAMPLINGS = {"stratified": "of each class (stratified)", "shuffled": "of all rows (shuffled)"}
 FITTED_ON = {"train": "all training rows", "share": "the share", "context": "nothing"}
@@ -245,14 +244,11 @@ def plain_numbers(axis: Axis, values: Sequence[float]) -> None:
 
 
 def tables(results: Results) -> list[Table]:
-    """All tables of the section."""
+    """All tables of the study."""
     headline_table = worth_table(results)
     return [*([headline_table] if headline_table else []), share_table(results)]
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """All figures of the section."""
+    """All figures of the study."""
     return {"accuracy": accuracy_figure(results), "time": time_figure(results)} if curves(results) else {}
-
-
-REGISTERED = {"scaling": Section("Context rows: accuracy and time", tables, figures)}

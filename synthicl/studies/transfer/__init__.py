@@ -1,5 +1,8 @@
 """``transfer``: synthetic images that were distilled with one backbone, seen by others."""
 
-from synthicl.studies.transfer.show import REGISTERED
+from synthicl.studies.study import Study
+from synthicl.studies.transfer.compute import transfer
+from synthicl.studies.transfer.show import figures, tables
 
-__all__ = ["REGISTERED"]
+TRANSFER = Study("transfer", "Transfer to other backbones", transfer, tables, figures)
+REGISTERED = {TRANSFER.name: TRANSFER}

@@ -30,9 +30,9 @@ from synthicl.data.transforms import centre_square, crop_centre
 from synthicl.embeddings.bank import BATCH_SIZE
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
-from synthicl.studies.compare.compute import QUERY_SPLITS
+from synthicl.studies.contexts import QUERY_SPLITS
 from synthicl.studies.results import Results
-from synthicl.studies.scoring import Context
+from synthicl.studies.scoring import Context, Job
 from synthicl.studies.subject import Subject, embed
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
@@ -71,7 +71,7 @@ def transfer(
     if backbones is None:
         own = [run.backbone.name for run in (subject, *sources)]
         backbones = list(dict.fromkeys([*own, *relatives(own)]))
-    for backbone, crop_size in targets(subject, sources, backbones, files):
+    for backbone, crop_size in observers(subject, sources, backbones, files):
         if backbone is subject.backbone:
             train, queries = subject.embedded("train"), {split: subject.embedded(split) for split in QUERY_SPLITS}
         else:
@@ -84,12 +84,12 @@ def transfer(
         scorer = replace(subject.scorer("transfer", results, backbone=backbone.name), run=shared)
         contexts = list(references(train, subject.ipc, random_draws))
         what = f"Scoring what {backbone.name} sees"
-        scorer.score([(context, probe) for probe in probes for context in contexts], queries, what)
+        scorer.score([Job(context, probe) for probe in probes for context in contexts], queries, what)
         for source in sources:
             made_by = {name: source.identity[name] for name in ("backbone", "backbone_weights", "objective")}
             scorer = replace(scorer, run=shared | made_by, seed=source.seed)
             context = synthetic_as_seen(source, backbone, crop_size)
-            scorer.score([(context, probe) for probe in probes], queries, what)
+            scorer.score([Job(context, probe) for probe in probes], queries, what)
 
 
 def weights_files(entries: Sequence[str]) -> dict[str, str]:
@@ -149,10 +149,10 @@ def check(subject: Subject, sources: Sequence[Subject]) -> None:
             )
 
 
-def targets(
+def observers(
     subject: Subject, sources: Sequence[Subject], names: Sequence[str], files: Mapping[str, str]
 ) -> Iterator[tuple[FrozenBackbone, int]]:
-    """The backbones that embed, each with the resolution it looks at, in pixels: that of its run, or its own."""
+    """The backbones that look at the images, each with its resolution in pixels: that of its run, or its own."""
     for name in names:
         BACKBONES.get(name, "--backbones")
     own = {run.backbone.name: run for run in (*reversed(sources), subject)}
@@ -175,8 +175,8 @@ def references(train: LabelledEmbeddings, ipc: int, random_draws: int) -> Iterat
     """Real contexts from a backbone's training embeddings."""
     for name in REFERENCES:
         for draw in range(random_draws if name == "random" else 1):
-            selected = CORESETS.get(name)(train.z, train.y, ipc, draw)
-            yield Context(name, draw, "", selected.z, selected.y)
+            selected = CORESETS.get(name)(train, ipc, draw)
+            yield Context(name, draw, "", selected.rows)
 
 
 def synthetic_as_seen(source: Subject, backbone: FrozenBackbone, crop_size: int) -> Context:
@@ -184,7 +184,7 @@ def synthetic_as_seen(source: Subject, backbone: FrozenBackbone, crop_size: int)
     found = source.context_sets["last"]
     assert found.images is not None
     z = embed_images(backbone, as_seen(found.images, source.crop_size, crop_size))
-    return Context(f"synthetic ({source.backbone.name})", 0, "last", z, found.labels, targets=found.targets)
+    return Context(f"synthetic ({source.backbone.name})", 0, "last", found.rows._replace(z=z))
 
 
 def as_seen(images: Tensor, made_for: int, crop_size: int) -> Tensor:

@@ -6,18 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.core.statistics import mean_accuracy, paired_difference
 from synthicl.report.style import COLORS, new_figure
-from synthicl.report.table import Table, percent_interval
+from synthicl.report.table import Table, difference_cells, percent_interval
 from synthicl.studies.results import Results, Row
-from synthicl.studies.study import Section
 from synthicl.studies.transfer.compute import PROBES, REFERENCES
 
 MARKERS = dict(zip(PROBES, "os", strict=True))
 
 
-def targets(results: Results) -> list[str]:
-    """The backbones that embed, in the order in which they were asked for."""
+def observers(results: Results) -> list[str]:
+    """The backbones that look at the images, in the order in which they were asked for."""
     return list(dict.fromkeys(row.backbone for row in results.select(split="test")))
 
 
@@ -32,9 +31,9 @@ def is_synthetic(context: str) -> bool:
     return context not in REFERENCES
 
 
-def rows_of(results: Results, probe: str, context: str, target: str) -> list[Row]:
+def rows_of(results: Results, probe: str, context: str, observer: str) -> list[Row]:
     """The rows on test of one cell: draws of a random context, seeds of a synthetic one."""
-    return results.select(split="test", probe=probe, context=context, backbone=target)
+    return results.select(split="test", probe=probe, context=context, backbone=observer)
 
 
 def label(context: str, rows: list[Row]) -> str:
@@ -67,38 +66,36 @@ def matrix(results: Results, probe: str) -> Table:
     """Accuracy with a probe: what the context is made of, against the backbone that sees it."""
     body = []
     for context in contexts(results):
-        cells = [rows_of(results, probe, context, target) for target in targets(results)]
+        cells = [rows_of(results, probe, context, observer) for observer in observers(results)]
         present = next((rows for rows in cells if rows), None)
         if present is None:
             continue
         texts = [percent_interval(mean_accuracy(results.correct(rows))) if rows else "" for rows in cells]
         body.append([label(context, present), str(present[0].n_context), *texts])
     title = f"Accuracy in %, {described(results, probe)}, 95 % intervals; columns: the backbone that sees the images"
-    return Table(title, ["context", "rows", *targets(results)], body)
+    return Table(title, ["context", "rows", *observers(results)], body)
 
 
 def difference_table(results: Results) -> Table:
     """Synthetic minus real contexts with TabICL, paired on the queries; the comparisons are fixed in advance."""
     cells, comparisons = [], []
     for context in filter(is_synthetic, contexts(results)):
-        for target in targets(results):
+        for observer in observers(results):
             for reference in REFERENCES:
-                pair = [rows_of(results, "tabicl", name, target) for name in (context, reference)]
+                pair = [rows_of(results, "tabicl", name, observer) for name in (context, reference)]
                 if all(pair):
-                    cells.append((context, target, reference))
+                    cells.append((context, observer, reference))
                     comparisons.append(paired_difference(*(results.correct(rows) for rows in pair)))
-    adjusted = holm([comparison.p_value for comparison in comparisons])
-    body = []
-    for (context, target, reference), comparison, p_value in zip(cells, comparisons, adjusted, strict=True):
-        points = percent_interval(comparison.difference, sign="+")
-        p_text = f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"
-        body.append([f"{context} - {reference}", target, points, p_text])
+    body = [
+        [f"{context} - {reference}", observer, *points]
+        for (context, observer, reference), points in zip(cells, difference_cells(comparisons), strict=True)
+    ]
     title = f"Points on test with {described(results, 'tabicl')}, paired on the queries"
     return Table(title, ["difference", "seen by", "points [95 % interval]", "p (Holm)"], body)
 
 
 def tables(results: Results) -> list[Table]:
-    """All tables of the section."""
+    """All tables of the study."""
     synthetic = any(is_synthetic(context) for context in contexts(results))
     found = probes(results)
     differences = [difference_table(results)] if synthetic and "tabicl" in found else []
@@ -107,24 +104,24 @@ def tables(results: Results) -> list[Table]:
 
 def dot_plot(results: Results) -> Figure:
     """A panel for each backbone that sees the images, in it a line for each context and a point for each probe."""
-    seen_by, names = targets(results), contexts(results)
+    seen_by, names = observers(results), contexts(results)
     figure, only = new_figure(max(8.0, 2.6 + 2.9 * len(seen_by)), 0.5 * len(names) + 2.0)
     only.remove()
     panels = np.atleast_1d(figure.subplots(1, len(seen_by), sharex=True, sharey=True))
     labels = {}
-    for target, axes in zip(seen_by, panels, strict=True):
+    for observer, axes in zip(seen_by, panels, strict=True):
         for position, context in enumerate(reversed(names)):
             color = COLORS["synthetic" if is_synthetic(context) else "real"]
             for probe, shift in zip(probes(results), (0.13, -0.13), strict=False):
-                rows = rows_of(results, probe, context, target)
+                rows = rows_of(results, probe, context, observer)
                 if not rows:
                     continue
                 labels[position] = f"{label(context, rows)}, {rows[0].n_context} rows"
                 middle, low, high = (100 * value for value in mean_accuracy(results.correct(rows)))
                 axes.plot([low, high], [position + shift] * 2, color=color, lw=2, alpha=0.5)
-                own = context == f"synthetic ({target})"
+                own = context == f"synthetic ({observer})"
                 axes.plot(middle, position + shift, MARKERS[probe], ms=7, color=color, mfc=color if own else "white")
-        axes.set_title(f"seen by {target}", fontsize=10, loc="left")
+        axes.set_title(f"seen by {observer}", fontsize=10, loc="left")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("accuracy on test in %")
@@ -142,8 +139,5 @@ def dot_plot(results: Results) -> Figure:
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """All figures of the section."""
+    """All figures of the study."""
     return {"matrix": dot_plot(results)} if probes(results) else {}
-
-
-REGISTERED = {"transfer": Section("Transfer to other backbones", tables, figures)}

@@ -5,25 +5,32 @@ import re
 import numpy as np
 import pytest
 
-from synthicl.report.page import publish
+from synthicl.studies.compare import COMPARE
+from synthicl.studies.publish import publish
 from synthicl.studies.results import Results, Row
+from synthicl.studies.study import Study
 from synthicl.studies.subject import Subject
 
 NASTY = "<script>alert(1)</script> & Größe"
 
 
-@pytest.fixture
-def published(tmp_path, capsys):
+def found(command="compare"):
+    """Results of a study, two rows."""
     results = Results(labels={"test": np.zeros(20, dtype=np.int64), "val": np.zeros(20, dtype=np.int64)})
     for context in ("random", NASTY):
         row = Row(
-            *("compare", context, 0, 0, 1, "tabicl", "raw", "test", "", 0.5, 1.0, 10, 20, 0.1, 0.2, "context"),
+            *(command, context, 0, 0, 1, "tabicl", "raw", "test", "", 0.5, 1.0, 10, 20, 0.1, 0.2, "context"),
             run={"dataset": NASTY},
-            made_by=f"python evaluate.py compare '{NASTY}'",
+            made_by=f"synthicl compare '{NASTY}'",
         )
         results.add(row, np.arange(20) % 2)
+    return results
+
+
+@pytest.fixture
+def published(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(f"name: {NASTY}\n", encoding="utf-8")
-    publish(Subject(tmp_path, {}), results, "compare")
+    publish(Subject(tmp_path, {}), found(), COMPARE)
     return tmp_path, (tmp_path / "report.html").read_text(encoding="utf-8"), capsys.readouterr().out
 
 
@@ -60,5 +67,22 @@ def test_the_report_in_markdown_has_the_same_tables_and_commands(published):
     folder, _, _ = published
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "**Accuracy on test in %, 20 queries, 95 % intervals**" in text
-    assert f"python evaluate.py compare '{NASTY}'" in text
+    assert f"synthicl compare '{NASTY}'" in text
     assert "![compare-contexts](figures/compare-contexts.png)" in text
+
+
+def test_a_study_may_have_neither_tables_nor_figures(tmp_path):
+    bare = Study("counting", "How many", lambda subject, results: None)
+    publish(Subject(tmp_path, {}), found("counting"), bare)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text == f"## How many\n\n```\nsynthicl compare '{NASTY}'\n```\n"
+    assert "<h2>How many</h2>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "figures").exists()
+
+
+def test_rows_of_a_study_that_is_not_installed_are_passed_over(tmp_path):
+    results = found()
+    for row in found("gone").rows.values():
+        results.add(row, np.arange(20) % 2)
+    publish(Subject(tmp_path, {}), results, COMPARE)
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").count("## ") == 1

@@ -1,0 +1,52 @@
+"""The contexts that studies compare: real ones by their builders, the subject's synthetic ones, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from synthicl.core.errors import UserError
+from synthicl.coresets import CORESETS
+from synthicl.coresets.nearest_neighbours import nearest_neighbours
+from synthicl.studies.scoring import Context
+from synthicl.studies.subject import Subject
+
+QUERY_SPLITS = ("val", "test")  # val rows are there so that what val chose can be seen
+FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # others stand between, by name
+
+
+def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
+    """Contexts of the builders called ``names``, by default of all; ``random`` is drawn often.
+
+    Raises:
+        UserError: there is no such builder, or ``neighbours`` without synthetic images.
+    """
+    train = subject.embedded("train")
+    known = [*CORESETS.names(), *(["neighbours"] if subject.context_sets else [])]
+    contexts = []
+    for name in known if names is None else names:
+        if name not in known:
+            raise UserError(f"--contexts={name}: unknown here. Choose among: {', '.join(known)}.")
+        for draw in range(draws if name == "random" else 1):
+            if name == "neighbours":
+                selected = nearest_neighbours(train, subject.context_sets["last"].rows)
+            else:
+                selected = CORESETS.get(name)(train, ipc, draw)
+            indices = selected.indices
+            read = None if indices is None else lambda indices=indices: subject.images(indices)
+            contexts.append(Context(name, draw, "", selected.rows, read))
+    return contexts
+
+
+def synthetic_contexts(subject: Subject) -> Iterable[Context]:
+    """The subject's synthetic context sets."""
+    for checkpoint, found in subject.context_sets.items():
+        images = found.images
+        read = None if images is None else lambda images=images: images
+        checkpoint = found.metadata.get("checkpoint", checkpoint)
+        yield Context("synthetic", 0, checkpoint, found.rows, read)
+
+
+def rank(context: str) -> int:
+    """Where a context stands in tables and figures; those of the same rank stand by name."""
+    order = [*FIRST, None, *LAST]
+    return order.index(context if context in order else None)
