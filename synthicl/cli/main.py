@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import os
 import re
 import signal
 import sys
@@ -97,6 +98,9 @@ def guarded(command: Callable[[], object]) -> int:
         # A process that reads images hands over its whole traceback; its last line is the message.
         return _say(f"error: {str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()}", 2)
     except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever reads the output has seen enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         if error.errno != errno.ENOSPC:
             raise
         return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)

@@ -300,9 +300,10 @@ def test_poisoned_test_embeddings_change_nothing_but_test_rows(tmp_path):
     images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     seen = []
     for poison in (False, True):
-        config = of_subject("digits", {"tabicl.n_estimators": 1})[1]
-        chosen = Subject(tmp_path / "alone", config | {"tabicl.candidates": ["rotated4", "pca2"]})
-        subject = Subject(tmp_path / str(poison), config)
+        settings = of_subject("digits", {"tabicl.n_estimators": 1})[1]
+        narrow = replace(settings, tabicl=replace(settings.tabicl, candidates=("rotated4", "pca2")))
+        chosen = Subject(tmp_path / "alone", narrow)
+        subject = Subject(tmp_path / str(poison), settings)
         clean = chosen.embedded("test")
         if poison:
             for one in (chosen, subject):

@@ -169,9 +169,9 @@ def toy(tmp_path):
     """A function that makes a subject of three toy splits, its folder by name."""
 
     def make(name="toy", test=None):
-        config = of_subject("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1]
+        settings = of_subject("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1]
         splits = {"train": clusters(40), "val": clusters(40, seed=1), "test": test or clusters(60, seed=2)}
-        return Subject(tmp_path / name, config, _embedded=splits)
+        return Subject(tmp_path / name, settings, _embedded=splits)
 
     return make
 

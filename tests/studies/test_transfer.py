@@ -32,8 +32,8 @@ def runs(tmp_path_factory):
     folders = {}
     for backbone in BACKBONES:
         folder = tmp_path_factory.mktemp(backbone)
-        config = of_subject("digits", {"backbone.name": backbone})[1]
-        subject = Subject(folder, config)
+        settings = of_subject("digits", {"backbone.name": backbone})[1]
+        subject = Subject(folder, settings)
         labels = torch.arange(10)
         first = torch.tensor([int(np.flatnonzero(subject.data.splits["train"].labels == label)[0]) for label in labels])
         noise = torch.randint(-20, 20, (10, 3, 32, 32), generator=torch.Generator().manual_seed(0))
@@ -205,9 +205,9 @@ def test_what_is_measured_is_not_measured_again(matrix, runs):
 
 
 def test_a_dataset_alone_has_the_references(tmp_path):
-    config = of_subject("digits", {"tabicl.preprocessing": "rotated8", "tabicl.n_estimators": 1})[1]
+    settings = of_subject("digits", {"tabicl.preprocessing": "rotated8", "tabicl.n_estimators": 1})[1]
     results = Results()
-    transfer(Subject(tmp_path, config), results, backbones=("mini",), random_draws=1)
+    transfer(Subject(tmp_path, settings), results, backbones=("mini",), random_draws=1)
     assert {row.context for row in results.rows.values()} == {"class_mean", "centroid", "random"}
     assert {row.backbone for row in results.rows.values()} == {"mini"}
 
