@@ -24,9 +24,9 @@ help: ## Show this text
 
 distill: .venv/ready ## Distil DATASET (default digits); ARGS are passed on, CKPT resumes a run
 ifeq ($(CKPT),)
-	@$(PY) train.py fit -c configs/data/$(DATASET).yaml $(ARGS)
+	@$(PY) train.py fit -c data/$(DATASET) $(ARGS)
 else
-	@$(PY) train.py fit --ckpt_path=$(CKPT) $(if $(filter command line,$(origin DATASET)),-c configs/data/$(DATASET).yaml) $(ARGS)
+	@$(PY) train.py fit --ckpt_path=$(CKPT) $(if $(filter command line,$(origin DATASET)),-c data/$(DATASET)) $(ARGS)
 endif
 
 evaluate: .venv/ready ## Evaluate the run RUN (default: the newest of DATASET) with COMMAND (default: compare)
@@ -35,11 +35,11 @@ evaluate: .venv/ready ## Evaluate the run RUN (default: the newest of DATASET) w
 tensorboard: .venv/ready ## Show all runs in TensorBoard
 	@.venv/bin/tensorboard --logdir outputs
 
-test: .venv/ready ## Run the tests (minutes)
-	@$(PY) -m pytest $(ARGS)
+test: .venv/ready ## Run the tests (minutes), two at a time, each on one thread
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
-lint: .venv/ready ## Check style and types
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+lint: .venv/ready ## Check style, types and who imports whom
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache
 
 bench: .venv/ready ## Measure time and memory and write docs/speed.md and .json (over an hour; ARGS="--sections step memory bank": minutes)
 	@$(PY) benchmarks/speed.py $(ARGS)
@@ -52,7 +52,7 @@ clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
 
 # Made anew when the locked versions change. torch and torchvision come in one install, so they match.
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.lock pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11. Name a newer one with PYTHON=."; exit 1; }
 	@echo "Setting up .venv (several GB, once) ..."
 	@$(PYTHON) -m venv --clear .venv

@@ -40,6 +40,7 @@ def create_backbone(name: str, weights: str | Path | None = None) -> FrozenBackb
     Raises:
         UserError: unknown name, missing or unfitting weights.
     """
+    # Loads torch: names are checked before that, a network is built after.
     from synthicl.backbones.frozen import FrozenBackbone
 
     return FrozenBackbone(name, weights)

@@ -25,6 +25,7 @@ def read_tensors(path: Path, advice: str) -> dict[str, Tensor]:
     Raises:
         UserError: the file cannot be read, is damaged, or holds anything but a table of tensors.
     """
+    # Names are checked before torch is loaded, weights are read after.
     import torch
     from safetensors.torch import load_file
 

@@ -45,6 +45,7 @@ class TabPFNProbe(Probe):
     def __init__(self, preprocessing: Preprocessing, device: torch.device | str = "cpu", seed: int = 0) -> None:
         os.environ.setdefault("TABPFN_DISABLE_TELEMETRY", "1")  # before the import: it reports usage otherwise
         try:
+            # An optional package.
             import tabpfn  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
             raise UserError(

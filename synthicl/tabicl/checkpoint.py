@@ -92,6 +92,7 @@ def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
     Raises:
         UserError: it is not; nothing in it was executed.
     """
+    # Names are checked before torch is loaded, files are opened after.
     import torch
 
     try:

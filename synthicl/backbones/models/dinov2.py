@@ -48,6 +48,7 @@ def resample_positions(grid: Tensor, height: int, width: int, *, antialias: bool
     Returns:
         (1, height * width, D) in the type of ``grid``, and ``grid`` itself where the size is its own.
     """
+    # Loads torch: names are checked before that, a network is built after.
     from torch.nn.functional import interpolate
 
     side = math.isqrt(grid.shape[1])
@@ -66,6 +67,7 @@ def resample_positions(grid: Tensor, height: int, width: int, *, antialias: bool
 @cache
 def _network_class() -> type[VisionTransformer]:
     """The network, defined on first use: a class statement at module level would import torch with the module."""
+    # Loads torch: names are checked before that, a network is built after.
     import torch
     from timm.models.vision_transformer import VisionTransformer
 
@@ -132,6 +134,7 @@ def build(size: str, registers: bool, **overrides: Any) -> VisionTransformer:
         registers: whether it has the four register tokens.
         overrides: of timm's arguments; the tests make it narrow.
     """
+    # Loads torch: names are checked before that, a network is built after.
     from timm.layers.mlp import SwiGLUPacked
     from torch.nn import SiLU
 

@@ -44,6 +44,7 @@ def build(variant: str) -> nn.Module:
     Args:
         variant: a key of `PACKAGED`.
     """
+    # Loads torch: names are checked before that, a network is built after.
     import timm
     import torch
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from synthicl.backbones.spec import BackboneSpec
 from synthicl.core.assets import Asset
 from synthicl.core.errors import UserError
@@ -19,6 +21,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 def mini() -> nn.Module:
     """A ViT of 0.8 M parameters: patch 8, width 128, depth 4; the embedding is the CLS token after the norm."""
+    # Loads torch: names are checked before that, a network is built after.
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
@@ -28,6 +31,7 @@ def mini() -> nn.Module:
 
 def mini_conv() -> nn.Module:
     """A residual network of 0.6 M parameters: another inductive bias, for transfer; average-pooled, 128-d."""
+    # Loads torch: names are checked before that, a network is built after.
     from timm.models.resnet import BasicBlock, ResNet
 
     block: Any = BasicBlock  # timm annotates an instance where it wants the class
@@ -40,7 +44,7 @@ def load_safetensors(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: it is no safetensors file, or its tensors are those of another network.
     """
-    from safetensors import SafetensorError
+    # Loads torch: names are checked before that, weights are read after.
     from safetensors.torch import load_file
 
     try:

@@ -20,6 +20,7 @@ SIZE = 32
 
 def load(root: Path, split_seed: int = 0) -> ImageDataset:
     """Split the digits; ``root`` plays no part, the images come with scikit-learn."""
+    # Takes a second: names are checked before that, images are read after.
     from sklearn.datasets import load_digits
 
     if split_seed != 0:
