@@ -4,7 +4,7 @@
     python benchmarks/objectives.py --objectives lgm ridge in_context in_context_lgm --ipc 2 5 10 --seeds 3 \
         --page docs/objectives-digits-ipc.md
     python benchmarks/objectives.py --objectives lgm lgm_reference        # the public code's settings (slow)
-    python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views=3" --seeds 1  # its own flags
+    python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views.number=3" --seeds 1  # its own flags
     python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
 
 Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, preprocessing and

@@ -102,7 +102,7 @@ class Subject:
     @property
     def crop_size(self) -> int:
         """Resolution in pixels that the backbone sees."""
-        return int(self.about.get("crop_size") or self.config.get("model.crop_size") or self.backbone.image_size)
+        return int(self.about.get("crop_size") or self.config.get("model.views.crop_size") or self.backbone.image_size)
 
     @property
     def image_size(self) -> int:
@@ -110,12 +110,12 @@ class Subject:
         images = self.context_sets["last"].images if self.context_sets else None
         if images is not None:
             return images.shape[-1]
-        return int(self.config["model.image_size"])
+        return int(self.config["model.images.size"])
 
     @property
     def augmentation(self) -> Augmentation:
         """The augmentation that suits the dataset, whether or not the distillation used it."""
-        prefix = "model.augmentation."
+        prefix = "model.views.augmentation."
         return Augmentation(**{k.removeprefix(prefix): v for k, v in self.config.items() if k.startswith(prefix)})
 
     @property

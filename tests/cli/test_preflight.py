@@ -253,7 +253,7 @@ def test_every_objective_fits_every_dataset(objective, data):
     """Without views there is nothing to vary in the bank."""
     files = [f"{part}.yaml" for part in ("default", f"data/{data}", f"objective/{objective}")]
     found = settings([argument for file in files for argument in ("-c", str(CONFIGS / file))])
-    assert found["model.views"] or not found.get("model.bank_views")
+    assert found["model.views.number"] or not found.get("model.real.bank_views")
 
 
 def test_a_file_comes_after_what_it_includes(tmp_path, monkeypatch):

@@ -32,18 +32,17 @@ class ProbeEvaluation(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on val; a collective call."""
         assert isinstance(pl_module, Distiller)
-        tabicl = TabICLEvaluation.of(trainer)
-        tabicl.prepare(trainer, pl_module, "val")
-        rows, accuracy = pl_module.context_rows(), 0.0
+        queries = TabICLEvaluation.of(trainer).queries(trainer, pl_module, "val")
+        rows, accuracy = pl_module.viewer.context(pl_module.images), 0.0
         if trainer.is_global_zero:
-            assert tabicl.preprocessing is not None
+            deployment = pl_module.deployment
             with isolate_rng():
-                probe = self._factory(ProbeSetting(tabicl.preprocessing, tabicl.model_path, pl_module.device))
-                z, labels = rows.embeddings.cpu(), rows.labels.cpu()
-                if rows.targets is not None and isinstance(probe, SoftLabelProbe):
-                    probe.fit_soft(z, rows.targets.cpu())
+                probe = self._factory(ProbeSetting(deployment.preprocessing, deployment.model_path, pl_module.device))
+                z, labels = rows.z.cpu(), rows.y.cpu()
+                if rows.soft_labels is not None and isinstance(probe, SoftLabelProbe):
+                    probe.fit_soft(z, rows.soft_labels.cpu())
                 else:
                     probe.fit(z, labels)
-                _, measured = score(probe, tabicl.queries("val"), labels.unique().numpy())
+                _, measured = score(probe, queries, labels.unique().numpy())
                 accuracy = measured["accuracy"]
         pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))
