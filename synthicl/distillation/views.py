@@ -65,7 +65,7 @@ class Viewer:
         seed: seed of the augmentation.
 
     Attributes:
-        clean: whether the clean image is shown.
+        clean: rows of each image that show it clean: 1 or 0.
         views: augmented views of each image; 0 exactly where ``augmentation`` is None.
         at_once: most rows that are embedded at once.
         autocast: the context that the backbone runs in, for mixed precision.
@@ -83,7 +83,7 @@ class Viewer:
         self.backbone = backbone
         self.augmentation = settings.augmentation if "augmented" in shown else None
         self.views = settings.number if self.augmentation else 0
-        self.clean = "clean" in shown
+        self.clean = int("clean" in shown)
         self.crop_size = settings.crop_size or backbone.image_size
         self.chunk_size = settings.chunk_size
         self.at_once = settings.chunk_size or EVALUATED_AT_ONCE

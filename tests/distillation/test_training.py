@@ -39,7 +39,7 @@ class Crash(L.Callback):
             raise RuntimeError("crash")
 
 
-GROUPS = {"images": ImageSettings, "number": ViewSettings, "real": RealSettings}
+GROUPS = {"images": ImageSettings, "views": ViewSettings, "real": RealSettings}
 
 
 def distiller(data: ImageDataModule, objective=None, backbone=None, **settings) -> Distiller:
