@@ -51,17 +51,17 @@ def one(name: str, num_classes: int, views: int, chunk_size: int, threads: int) 
     """Measure one shape in this process, which has measured nothing else."""
     torch.set_num_threads(threads)
     with private_cache():
-        module = distiller(random_backbone(name), num_classes, views=views, chunk_size=chunk_size, image_size=256)
+        module = distiller(random_backbone(name), views=views, chunk_size=chunk_size)
         peak = Peak()
-        fit(module, 2, [FullSize(), peak])
+        fit(module, num_classes, 2, [FullSize(), peak])
     # The levels are there before the first step; gradients and both moments come with it.
-    later = module.bytes_of_images() * 3 // 4
+    later = module.images.complete_bytes * 3 // 4
     shape = {"backbone": name, "classes": num_classes, "views": views, "chunk": chunk_size}
     weights = sum(parameter.nbytes for parameter in module.backbone.parameters())
     return shape | {
-        "images": module.bytes_of_images(),
+        "images": module.images.complete_bytes,
         "beyond": peak.peak - peak.before - later,
-        "row": module.bytes_of_row(),
+        "row": module.viewer.bytes_of_row(module.images),
         "weights": weights,
     }
 

@@ -32,10 +32,10 @@ def measure(backbones: list[tuple[str, str]], steps: int, procedures: dict[str, 
             for procedure, settings in PROCEDURES.items():
                 ours = {key: settings[key] for key in ("views", "real")}
                 objective = LinearGradientMatching(**{key: settings[key] for key in settings if key not in ours})
-                module = distiller(random_backbone(name), CLASSES, objective=objective, **ours)
+                module = distiller(random_backbone(name), objective, **ours)
                 times = StepTimes()
                 bank = FullSize(BANK, BANK_VIEWS) if settings["real"] == "bank" else FullSize()
-                fit(module, steps + 1, [bank, times], precision)
+                fit(module, CLASSES, steps + 1, [bank, times], precision)
                 seconds[procedure] = float(np.median(times.steps[1:]))
             needed = procedures["lgm"]["reached"]["both"]["step"]
             whole = procedures["lgm_reference"]["steps"]

@@ -1,4 +1,4 @@
-"""Distillations of a given shape, for measuring what a step costs: random weights, random images, no TabICL."""
+"""Distillations of a given shape, for measuring what a step costs: random weights, random images, no validation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 from unittest.mock import patch
 
 import lightning as L
@@ -19,8 +20,11 @@ from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import LabelledImages
+from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
-from synthicl.distillation.real_side import Bank
+from synthicl.distillation.images import ImageSettings
+from synthicl.distillation.real_side import Bank, RealSettings
+from synthicl.distillation.views import ViewSettings
 from synthicl.objectives import LinearGradientMatching, Objective
 
 
@@ -52,17 +56,21 @@ class Images(ImageDataModule):
 
 
 def distiller(
-    backbone: FrozenBackbone, num_classes: int, objective: Objective | None = None, **settings: object
+    backbone: FrozenBackbone,
+    objective: Objective | None = None,
+    views: int = 3,
+    chunk_size: int | None = None,
+    real: Literal["bank", "online"] = "bank",
 ) -> Distiller:
     """Settings of configs/data/imagenette.yaml, unless said otherwise; growth is left to `FullSize`."""
     size = backbone.image_size
-    defaults = {
-        "image_size": 256 if size == 224 else size,
-        "augmentation": Augmentation(),
-        "views": 3,
-        "grow_every": 10**9,
-    }
-    return Distiller(backbone, num_classes, objective or LinearGradientMatching(), **defaults | settings)  # type: ignore[arg-type]
+    return Distiller(
+        backbone,
+        objective or LinearGradientMatching(),
+        images=ImageSettings(256 if size == 224 else size, grow_every=10**9),
+        views=ViewSettings(views, Augmentation(), chunk_size=chunk_size),
+        real=RealSettings(real),
+    )
 
 
 class FullSize(L.Callback):
@@ -82,18 +90,21 @@ class FullSize(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Do both."""
         assert isinstance(pl_module, Distiller)
-        while not pl_module.pyramid.is_complete:
-            pl_module.pyramid.grow()
-        trainer.optimizers[0].param_groups[0]["params"] = pl_module.image_parameters()
+        images = pl_module.images
+        while not images.pyramid.is_complete:
+            images.pyramid.grow()
+        trainer.optimizers[0].param_groups[0]["params"] = list(images.parameters())
         if self.bank is not None:
             z = torch.randn(self.views, self.bank, pl_module.backbone.embed_dim)
-            y = torch.arange(self.bank) % pl_module.num_classes
+            y = torch.arange(self.bank) % images.num_classes
             bank = Bank(z, y, self.batch_size, 0, pl_module.device)
-            pl_module.banks = dict.fromkeys(pl_module.banks, bank)
+            pl_module.real.banks = dict.fromkeys(pl_module.real.banks, bank)
 
 
-def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precision: str = "32-true") -> None:
-    """Run some steps through the Trainer, with nothing but these callbacks."""
+def fit(
+    module: Distiller, num_classes: int, steps: int, callbacks: Sequence[L.Callback], precision: str = "32-true"
+) -> None:
+    """Run some steps through the Trainer, with these callbacks and the one that deploys TabICL."""
     trainer = L.Trainer(
         max_steps=steps,
         precision=precision,  # type: ignore[arg-type]  # a Literal of many words
@@ -102,11 +113,11 @@ def fit(module: Distiller, steps: int, callbacks: Sequence[L.Callback], precisio
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=list(callbacks),
+        callbacks=[TabICLEvaluation(preprocessing="raw"), *callbacks],
         devices=1,
     )
-    per_class = max(module.views, 1) if module.real == "online" else 1
-    trainer.fit(module, datamodule=Images(module.num_classes, per_class, module.image_size))
+    per_class = max(module.viewer.views, 1) if module.real_settings.source == "online" else 1
+    trainer.fit(module, datamodule=Images(num_classes, per_class, module.image_settings.size))
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Interleaved(StepTimes):
         super().on_train_batch_end(trainer, pl_module)
         assert isinstance(pl_module, Distiller)
         device = pl_module.device
-        size = pl_module.crop_size
+        size, at_once = pl_module.viewer.crop_size, pl_module.viewer.at_once
         images = torch.rand(self.rows, 3, size, size, device=device)
         direction = torch.rand(self.rows, pl_module.backbone.embed_dim, device=device)
 
@@ -60,10 +60,12 @@ class Interleaved(StepTimes):
         with torch.autocast(device.type, enabled=False):
             start = _now(device)
             with torch.no_grad():
-                for part in images.split(pl_module.rows_at_once):
+                for part in images.split(at_once):
                     forward(part)
             middle = _now(device)
-            for part, along in zip(*(both.split(pl_module.rows_at_once) for both in (images, direction)), strict=True):
+            for part, along in zip(
+                *(both.split(pl_module.viewer.at_once) for both in (images, direction)), strict=True
+            ):
                 z = forward(part.requires_grad_())
                 z.backward(along.to(z.dtype))
             self._start = _now(device)
@@ -83,9 +85,9 @@ def measure(shapes: list[tuple[str, int, int, str, int]], steps: int) -> list[di
     with private_cache():
         for name, num_classes, views, precision, parts in shapes:
             rows = num_classes * max(views, 1)
-            module = distiller(random_backbone(name), num_classes, views=views, chunk_size=-(-rows // parts))
+            module = distiller(random_backbone(name), views=views, chunk_size=-(-rows // parts))
             timer = Interleaved(rows)
-            fit(module, steps + 1, [FullSize(BANK), timer], precision)
+            fit(module, num_classes, steps + 1, [FullSize(BANK), timer], precision)
             step, forward, both = (np.median(times[1:]) for times in (timer.steps, timer.forward, timer.backward))
             bare = both if parts == 1 else forward + both
             found.append(

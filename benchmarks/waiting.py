@@ -52,7 +52,7 @@ def one(name: str, views: int, steps: int) -> float:
     backbone = create_backbone(name) if name.startswith("efficientnet") else random_backbone(name)
     clock = Clock()
     with private_cache():
-        fit(distiller(backbone, 10, views=views, chunk_size=64), steps + 2, [FullSize(), clock])
+        fit(distiller(backbone, views=views, chunk_size=64), 10, steps + 2, [FullSize(), clock])
     return float(np.median(clock.seconds[2:]))
 
 

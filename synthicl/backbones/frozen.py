@@ -20,6 +20,7 @@ class FrozenBackbone(nn.Module):
     Args:
         name: for example ``mini`` or ``dinov2_vitb14``.
         weights: a local weights file; None for the bundled or downloaded one.
+        compile: whether ``torch.compile`` compiles it, which takes some seconds for each size of a batch.
 
     Attributes:
         image_size: the resolution in pixels that it expects by default.
@@ -33,7 +34,7 @@ class FrozenBackbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, weights: str | Path | None = None) -> None:
+    def __init__(self, name: str, weights: str | Path | None = None, compile: bool = False) -> None:
         super().__init__()
         spec = backbone_spec(name)
         path = obtain(spec.weights_asset(weights))
@@ -50,6 +51,8 @@ class FrozenBackbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         self.embed_dim = int(self.network.num_features)  # type: ignore[arg-type]  # timm states it
+        if compile:
+            self.compile()
 
     def require(self, fingerprint: str | None) -> Self:
         """Check that the weights are those that a context set was made with.

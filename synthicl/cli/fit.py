@@ -29,7 +29,6 @@ from synthicl.distillation.callbacks.image_grid import ImageGrid
 from synthicl.distillation.callbacks.progress import DistillationProgress
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
-from synthicl.objectives import InContext
 from synthicl.studies.compare import COMPARE
 
 TABLE = {"contexts": ("random", "centroid", "class_mean", "all"), "probes": ("tabicl", "linear")}
@@ -147,7 +146,6 @@ class DistillCLI(LightningCLI):
         parser.add_class_arguments(FrozenBackbone, "backbone")
         parser.add_lightning_class_args(TabICLEvaluation, "tabicl")
         parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
-        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and check that what was read before torch was loaded is what this parser reads."""
@@ -189,13 +187,6 @@ class DistillCLI(LightningCLI):
         if trainer.world_size > 1:
             trainer = super().instantiate_trainer(**copy(kwargs), strategy=ImageParallelStrategy())
         return trainer
-
-    def before_fit(self) -> None:
-        """Tell objectives with a TabICL in the loop which one is deployed."""
-        tabicl = TabICLEvaluation.of(self.trainer)
-        for term in self.model.objective.modules():
-            if isinstance(term, InContext):
-                term.deploy(tabicl)
 
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""

@@ -1,7 +1,7 @@
 """Images spread over devices: who owns which rows, and gathering rows from all ranks.
 
 Nothing here is differentiated: the loss is computed identically on every rank from the gathered embeddings, and each
-rank back-propagates its own slice (see ``chunking.py``).
+rank back-propagates its own slice (``synthicl/distillation/grad_cache.py``).
 """
 
 from __future__ import annotations

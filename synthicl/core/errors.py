@@ -1,5 +1,23 @@
 """The one exception for mistakes a user can mend: its text is the single line the command line prints."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """Bad input. The message names the flag or file, what was found there, and what to do."""
+
+
+def check_at_least(least: int, group: str, **settings: int | None) -> None:
+    """Check numbers that are counts.
+
+    Args:
+        least: the smallest one that is allowed.
+        group: of the flags, such as ``--model.``.
+        settings: by the flag's name; None stands for a setting that was left out.
+
+    Raises:
+        UserError: one of them is too small.
+    """
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise UserError(f"{group}{name}={value}: must be at least {least}.")

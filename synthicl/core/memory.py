@@ -1,4 +1,4 @@
-"""Memory: how much there is, how much a forward pass keeps for its backward pass, and the way onto a device."""
+"""Memory: how much there is, and how much a forward pass keeps for its backward pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ from synthicl.core.errors import UserError
 
 V1 = ("limit_in_bytes", "usage_in_bytes")  # of control groups
 SHARE = 0.5  # of the free memory; what lives for a moment took up to 0.6 of what is kept, and allocators leave gaps
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor from the host's memory to where a step runs, without waiting for what runs there.
-
-    From memory that is not pinned, CUDA would wait for the device even where it is asked not to.
-    """
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def saved_bytes(forward: Callable[[], Tensor]) -> int:
@@ -97,7 +87,7 @@ def largest_chunk(rows: int, per_row: int, device: torch.device, kept: int = 0, 
         raise UserError(
             f"--trainer.devices: {free / 2**30:.1f} GiB are free on {device}, and this run's images need "
             f"{kept / 2**30:.1f} GiB with their gradients and optimiser state, and {per_row / 2**30:.2f} GiB for each "
-            "image that is embedded. Use more devices, or lower --model.image_size or --model.ipc; "
-            "--model.chunk_size=1 tries it all the same."
+            "image that is embedded. Use more devices, or lower --model.images.size or --model.ipc; "
+            "--model.views.chunk_size=1 tries it all the same."
         )
     return rows if fits >= rows else 1 << (fits.bit_length() - 1)

@@ -20,7 +20,7 @@ from synthicl.core.run_folder import CONTEXT_FILE
 T = TypeVar("T")
 D = TypeVar("D")
 
-_AUGMENTATION = "model.augmentation."
+_AUGMENTATION = "model.views.augmentation."
 ELSEWHERE = {
     "data.root": "Where the images lie, if not where they lay before.",
     "backbone.weights": "Where the backbone's weights lie, likewise.",
@@ -72,9 +72,9 @@ class RunSettings:
         data: ``data.*``.
         backbone: ``backbone.*``.
         tabicl: ``tabicl.*``.
-        image_size: ``model.image_size``, None if it is not said.
-        crop_size: ``model.crop_size``, None for the backbone's own.
-        augmentation: ``model.augmentation.*`` as far as it is said; the rest has its defaults.
+        image_size: ``model.images.size``, None if it is not said.
+        crop_size: ``model.views.crop_size``, None for the backbone's own.
+        augmentation: ``model.views.augmentation.*`` as far as it is said; the rest has its defaults.
         random_draws: how many real contexts are drawn at random.
     """
 
@@ -113,8 +113,8 @@ class RunSettings:
                 n_estimators=read("tabicl.n_estimators", whole, None),
                 candidates=read("tabicl.candidates", texts, None),
             ),
-            image_size=read("model.image_size", whole, None),
-            crop_size=read("model.crop_size", whole, None),
+            image_size=read("model.images.size", whole, None),
+            crop_size=read("model.views.crop_size", whole, None),
             augmentation={name.removeprefix(_AUGMENTATION): value for name, value in augmentation.items()},
             random_draws=read("random_draws", whole, 50),
         )

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synthicl.core.devices import to_device
 from synthicl.core.errors import UserError
-from synthicl.core.memory import to_device
 from synthicl.core.randomness import derive_seed, keyed_generator
 
 NOISE_BLOCK = 16  # rows whose noise is drawn together
@@ -83,8 +83,8 @@ class Augmentation:
         boxes = 0 < self.area[0] <= self.area[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]
         if not (chances and boxes and self.noise_std >= 0):
             raise UserError(
-                f"--model.augmentation: {self}. Probabilities must be in [0, 1], area two rising shares in (0, 1], "
-                "ratio two rising numbers above 0, noise_std not negative."
+                f"--model.views.augmentation: {self}. Probabilities must be in [0, 1], area two rising shares in "
+                "(0, 1], ratio two rising numbers above 0, noise_std not negative."
             )
 
     def draw(self, count: int, image_size: int, *key: int | str) -> AugmentationParameters:

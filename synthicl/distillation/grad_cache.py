@@ -1,4 +1,7 @@
-"""One mechanism for memory and for many devices.
+"""One mechanism for memory and for many devices: GradCache.
+
+L. Gao, Y. Zhang, J. Han and J. Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+RepL4NLP 2021, https://arxiv.org/abs/2101.06983, for any loss that is a function of embeddings.
 
 The loss is a function of the embeddings z of all synthetic images and views. A step embeds this rank's rows in chunks
 without a graph, gathers z over ranks, computes loss and dloss/dz on z alone, identically on every rank, and runs the

@@ -101,6 +101,11 @@ class SyntheticPyramid(nn.Module):
         """Whether the finest level exists."""
         return len(self.levels) == len(self.resolutions)
 
+    @property
+    def resolution(self) -> int:
+        """Resolution of the finest level there is, in pixels."""
+        return self.resolutions[len(self.levels) - 1]
+
     @torch.no_grad()
     def grow(self) -> None:
         """Add the next level: the n levels before it are multiplied by n / (n + 1), the new one is divided by n + 1.

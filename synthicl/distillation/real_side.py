@@ -7,16 +7,136 @@ step, augmented as the synthetic ones are, the reference's way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from synthicl.core.distributed import owned
-from synthicl.core.memory import to_device
+from synthicl.core.devices import to_device
+from synthicl.core.distributed import gather_rows, owned, world
+from synthicl.core.errors import UserError, check_at_least
 from synthicl.core.randomness import keyed_generator
+from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
+from synthicl.distillation.grad_cache import chunks
+from synthicl.distillation.views import Viewer, ViewSettings
+from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives import View, Views
+
+
+@dataclass(frozen=True)
+class RealSettings:
+    """What the synthetic images are compared with.
+
+    Attributes:
+        source: ``bank`` compares with embeddings computed once, ``online`` embeds other real images in each step, as
+            many as there are synthetic views. What is clean beside augmented views comes from the bank all the same.
+        bank_views: augmented views of each real image in the bank; 0 for one clean view.
+        bank_batch_size: real images of the bank used in a step; None for all.
+    """
+
+    source: Literal["bank", "online"] = "bank"
+    bank_views: int = 0
+    bank_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: a number is too small.
+        """
+        check_at_least(0, "--model.real.", bank_views=self.bank_views)
+        check_at_least(1, "--model.real.", bank_batch_size=self.bank_batch_size)
+
+    def check_with(self, views: ViewSettings) -> None:
+        """Check that there is something for views in the bank to vary.
+
+        Raises:
+            UserError: there is not.
+        """
+        if self.bank_views and (views.augmentation is None or not views.number):
+            raise UserError(
+                f"--model.real.bank_views={self.bank_views} needs --model.views.augmentation and --model.views.number: "
+                "nothing is to vary."
+            )
+
+
+class RealSide:
+    """Real embeddings of each step, by what the backbone was shown; a collective call makes it.
+
+    Args:
+        settings: where they come from.
+        viewer: shows real images as it shows the synthetic ones.
+        data: the dataset.
+        num_images: number n of synthetic images: an online batch has as many rows as they have.
+        seed: seed of orders and draws.
+        device: where a step's embeddings go.
+
+    Attributes:
+        train: clean embeddings of the training split, on the CPU.
+        banks: what is drawn from banks.
+        online: the batches of images to be embedded in each step, or None.
+    """
+
+    def __init__(
+        self,
+        settings: RealSettings,
+        viewer: Viewer,
+        data: ImageDataModule,
+        num_images: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.viewer = viewer
+        self.device = device
+        images, crop_size = data.splits["train"], viewer.crop_size
+        common: dict[str, Any] = {"num_workers": data.num_workers, "what": "training images"}
+        clean = embed_views(viewer.backbone, images, crop_size, **common)
+        y = torch.from_numpy(images.labels)
+        self.train = LabelledEmbeddings(clean[0], y)
+        self.online: OnlineBatches | None = None
+        if settings.source == "online":
+            size = viewer.image_size if viewer.views else crop_size
+            batch_size = num_images * max(viewer.views, 1)
+            self.online = OnlineBatches(images, batch_size, size, seed, not viewer.views, *world())
+        self.banks: dict[View, Bank] = {}
+        if viewer.clean and (self.online is None or viewer.views):
+            self.banks["clean"] = Bank(clean, y, settings.bank_batch_size, seed, device)
+        if viewer.views and self.online is None:
+            z = clean
+            if settings.bank_views:
+                varied: dict[str, Any] = {
+                    "augmentation": viewer.augmentation,
+                    "image_size": viewer.image_size,
+                    "seed": seed,
+                }
+                z = embed_views(viewer.backbone, images, crop_size, views=settings.bank_views, **varied, **common)
+            self.banks["augmented"] = Bank(z, y, settings.bank_batch_size, seed, device)
+
+    def step_of(self, batch: Any) -> int:
+        """The number of the step that a batch is of: the batch is that number, or begins with it."""
+        return int(batch if self.online is None else batch[0])
+
+    @torch.no_grad()
+    def __call__(self, batch: Any) -> Views:
+        """The real embeddings of a step: from banks, or of the batch's images, each rank embedding its share."""
+        drawn = {view: bank(self.step_of(batch)) for view, bank in self.banks.items()}
+        if self.online is not None:
+            drawn["augmented" if self.viewer.views else "clean"] = self._embed(*batch)
+        clean = drawn.get("clean")
+        return Views(clean, drawn.get("augmented", clean))
+
+    def _embed(self, step: int, pixels: Tensor, y: Tensor) -> LabelledEmbeddings:
+        """Embed a batch: this rank's images (B_rank, 3, S, S), uint8, and the labels of all (B,)."""
+        viewer = self.viewer
+        parameters = viewer.draw(len(y), "online", step, owned(len(y), *world()))
+        parts = [torch.empty(0, viewer.backbone.embed_dim, device=self.device)]
+        for part in chunks(len(pixels), viewer.at_once):
+            images = to_device(pixels[part], self.device).to(viewer.backbone.mean.dtype) / 255
+            parts.append(viewer.embed(images, None if parameters is None else parameters[part]))
+        return LabelledEmbeddings(gather_rows(torch.cat(parts), len(y)), to_device(y, self.device))
 
 
 @dataclass(frozen=True)

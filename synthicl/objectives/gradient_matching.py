@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from synthicl.core.errors import UserError
 from synthicl.core.randomness import device_generator
@@ -21,6 +22,8 @@ from synthicl.objectives.objective import Objective, View
 
 class LinearGradientMatching(Objective):
     """Mean over random heads of 1 - cosine(real gradient, synthetic gradient), weight and bias as one vector.
+
+    The loss is in [0, 2].
 
     Args:
         heads: H, number of heads drawn in each step. The reference draws one.
@@ -58,15 +61,15 @@ class LinearGradientMatching(Objective):
         self.head_init = head_init
         self.view = view
 
+    @override
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
-        """Compute the loss, in [0, 2]; see `Objective`."""
         weight, bias = self.draw_heads(num_classes, real.z, generator)
         row_weight = class_balanced_weight(real.y, num_classes) if self.balanced else None
         with torch.no_grad():
             target = _flatten(*probe_gradient(real.z, real.y, weight, bias, row_weight))
-        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias, targets=synthetic.soft_labels))
+        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias, soft_labels=synthetic.soft_labels))
         return (1 - torch.cosine_similarity(target, gradient, dim=-1)).mean()
 
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -9,32 +9,23 @@ that are constant in a context are no part of it, and have no gradient.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from synthicl.core.assets import obtain
+from synthicl.core.devices import to_device
 from synthicl.core.errors import UserError
-from synthicl.core.memory import to_device
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight
 from synthicl.objectives.objective import CPU, Objective, View, Views
 from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import DifferentiableTabICL, Member, random_member
-from synthicl.tabicl.preprocessing import Preprocessing
 
 FLAG = "--model.objective: checkpoints"
-
-
-class Deployed(Protocol):
-    """The TabICL that scores the images: its preprocessing and checkpoint are those to be in the loop."""
-
-    preprocessing: Preprocessing | None
-    model_path: Path
 
 
 class InContext(Objective):
@@ -53,8 +44,8 @@ class InContext(Objective):
             time: less memory for more time. They grow with views x (rows + queries) x columns; classes are limited by
             TabICL's outputs.
         view: what the context is made of; the ``clean`` row is the one that TabICL is given in the end.
-        query_view: what the real queries are. Augmented views (``--model.views``, ``--model.bank_views``) are more and
-            harder than the clean images of a small training set.
+        query_view: what the real queries are. Augmented views (``--model.views.number``, ``--model.real.bank_views``)
+            are more and harder than the clean images of a small training set.
     """
 
     def __init__(
@@ -82,30 +73,25 @@ class InContext(Objective):
         for path in self._model_paths:
             check_checkpoint(path, FLAG)
 
-    def deploy(self, deployed: Deployed) -> None:
-        """Say which TabICL scores the images; its preprocessing is read in `prepare`."""
-        self._deployed = deployed
-
-    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
-        """Take over the preprocessing, and load TabICL."""
-        assert self._deployed.preprocessing is not None
-        self._preprocessing = self._deployed.preprocessing.to(device)
-        paths = self._model_paths or [self._deployed.model_path]
+    @override
+    def prepare(self, train: LabelledEmbeddings, deployment: Deployment, device: torch.device = CPU) -> None:
+        self._preprocessing = deployment.preprocessing.to(device)
+        paths = self._model_paths or [deployment.model_path]
         self._tabicls = [DifferentiableTabICL(path, device) for path in paths]
 
+    @override
     def looks_at(self) -> set[View]:
-        """What the backbone must be shown for context and queries."""
         return {self.view, self.query_view}
 
+    @override
     def loss(self, synthetic: Views, real: Views, num_classes: int, generator: torch.Generator) -> Tensor:
-        """The loss of one step; see `Objective`."""
         loss: Tensor = self(synthetic.of(self.view), real.of(self.query_view), num_classes, generator)
         return loss
 
+    @override
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
-        """Compute the loss; see `Objective`."""
         tabicl = self._tabicls[int(torch.randint(len(self._tabicls), (), generator=generator))]
         classes = torch.randperm(num_classes, generator=generator)[: tabicl.max_classes].sort().values
         new_label = torch.full((num_classes,), -1)
@@ -121,23 +107,23 @@ class InContext(Objective):
 
         chance = class_balanced_weight(real.y, num_classes) if self.balanced else torch.ones_like(real.z[:, 0])
         drawn = draw_with_chances(chance * (new_label[real.y] >= 0), views * self.queries, generator).view(views, -1)
-        queries, targets = self._preprocessing(real.z[drawn]), new_label[real.y[drawn]]
+        queries, truth = self._preprocessing(real.z[drawn]), new_label[real.y[drawn]]
 
         losses = []
         for _ in range(self.members):
             member = random_member(columns.shape[-1], len(classes), generator)
 
-            def loss_of(columns: Tensor, queries: Tensor, targets: Tensor, member: Member = member) -> Tensor:
+            def loss_of(columns: Tensor, queries: Tensor, truth: Tensor, member: Member = member) -> Tensor:
                 logits = tabicl.logits(columns, labels, queries, member)
                 # Without a real row of any of the classes, rows of others are drawn, and count for nothing.
-                wrong = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
-                return wrong / (targets >= 0).sum().clamp_min(1)
+                wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=-1, reduction="sum")
+                return wrong / (truth >= 0).sum().clamp_min(1)
 
             if self.recompute:
-                parts = zip(columns.split(1), queries.split(1), targets.split(1), strict=True)
+                parts = zip(columns.split(1), queries.split(1), truth.split(1), strict=True)
                 losses += [checkpoint(loss_of, *part, use_reentrant=False) for part in parts]
             else:
-                losses.append(loss_of(columns, queries, targets))
+                losses.append(loss_of(columns, queries, truth))
         return torch.stack(losses).mean()
 
 

@@ -10,6 +10,8 @@ autograd makes the inner gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +25,7 @@ def probe_gradient(
     weight: Tensor,
     bias: Tensor,
     row_weight: Tensor | None = None,
-    targets: Tensor | None = None,
+    soft_labels: Tensor | None = None,
     at_once: int = AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the cross-entropy of one or several linear probes with respect to their weight and bias.
@@ -34,24 +36,24 @@ def probe_gradient(
         weight: (*, C, D); leading dimensions are independent heads.
         bias: (*, C).
         row_weight: (N,), weight of each row in the mean, summing to 1; None weighs all rows by 1 / N.
-        targets: soft labels (N, C) in place of the one-hot ones.
+        soft_labels: (N, C), in place of the one-hot ones.
         at_once: numbers of heads x rows x classes above which the sum is taken head by head and in blocks of rows, none
             of which is kept: the backward pass computes them again.
 
     Returns:
-        grad_weight (*, C, D) and grad_bias (*, C), differentiable with respect to ``z`` and ``targets``.
+        grad_weight (*, C, D) and grad_bias (*, C), differentiable with respect to ``z`` and ``soft_labels``.
     """
     if row_weight is None:
         row_weight = z.new_full((len(z),), 1 / len(z))
     if bias.numel() * len(z) <= at_once:
-        return _sum_over_rows(z, y, weight, bias, row_weight, targets)
+        return _sum_over_rows(z, y, weight, bias, row_weight, soft_labels)
     heads = []
     singly = weight.reshape(-1, *weight.shape[-2:]), bias.reshape(-1, bias.shape[-1])
     for head_weight, head_bias in zip(*singly, strict=True):
         grad_weight, grad_bias = torch.zeros_like(head_weight), torch.zeros_like(head_bias)
         rows = max(1, at_once // len(head_bias))
         for part in (slice(start, start + rows) for start in range(0, len(z), rows)):
-            labels = None if targets is None else targets[part]
+            labels = None if soft_labels is None else soft_labels[part]
             block = z[part], y[part], head_weight, head_bias, row_weight[part], labels
             of_weight, of_bias = checkpoint(_sum_over_rows, *block, use_reentrant=False, preserve_rng_state=False)
             grad_weight, grad_bias = grad_weight + of_weight, grad_bias + of_bias
@@ -61,13 +63,34 @@ def probe_gradient(
 
 
 def _sum_over_rows(
-    z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor, targets: Tensor | None
+    z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, row_weight: Tensor, soft_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     probabilities = (z @ weight.mT + bias[..., None, :]).softmax(-1)  # (*, N, C)
-    if targets is None:
-        targets = one_hot(y, weight.shape[-2]).to(z.dtype)
-    residual = (probabilities - targets) * row_weight[:, None]
+    labels = one_hot(y, weight.shape[-2]).to(z.dtype) if soft_labels is None else soft_labels
+    residual = (probabilities - labels) * row_weight[:, None]
     return residual.mT @ z, residual.sum(-2)
+
+
+def descend(
+    z: Tensor, y: Tensor, weight: Tensor, bias: Tensor, step_size: float | Tensor, row_weight: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Heads along full-batch gradient descent: after 0, 1, 2, ... steps, without end.
+
+    Args:
+        z: embeddings (N, D).
+        y: class indices (N,).
+        weight: where it starts, (*, C, D); leading dimensions are independent heads.
+        bias: likewise, (*, C).
+        step_size: what the gradient is multiplied by.
+        row_weight: (N,), see `probe_gradient`.
+
+    Yields:
+        Weight (*, C, D) and bias (*, C).
+    """
+    while True:
+        yield weight, bias
+        grad_weight, grad_bias = probe_gradient(z, y, weight, bias, row_weight)
+        weight, bias = weight - step_size * grad_weight, bias - step_size * grad_bias
 
 
 def one_hot(y: Tensor, num_classes: int) -> Tensor:

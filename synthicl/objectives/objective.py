@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.tabicl.deployment import Deployment
 
 CPU = torch.device("cpu")
 View = Literal["clean", "augmented"]
@@ -18,7 +19,7 @@ View = Literal["clean", "augmented"]
 class Views(NamedTuple):
     """Embeddings of the same images by what the backbone was shown; None for what no objective of the run looks at.
 
-    Without augmentation (``--model.views=0``) both are the clean ones.
+    Without augmentation (``--model.views.number=0``) both are the clean ones.
     """
 
     clean: LabelledEmbeddings | None = None
@@ -56,11 +57,12 @@ class Objective(nn.Module, ABC):
         settings = ", ".join(f"{name}={value!r}" for name, value in shown.items() if isinstance(value, plain))
         return f"{type(self).__name__}({settings})"
 
-    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
+    def prepare(self, train: LabelledEmbeddings, deployment: Deployment, device: torch.device = CPU) -> None:
         """Fit what depends on the training data, once, before the first step.
 
         Args:
             train: clean embeddings of the training split, on the CPU.
+            deployment: the TabICL that the images are for.
             device: where the optimisation runs.
         """
 

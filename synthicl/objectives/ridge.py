@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from synthicl.core.errors import UserError
 from synthicl.core.ridge import ridge_weights
@@ -49,10 +50,10 @@ class Ridge(Objective):
         self.log_regularisation = nn.Parameter(torch.tensor(math.log(regularisation)), requires_grad=learnt)
         self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)), requires_grad=learnt)
 
+    @override
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:
-        """Compute the loss; see `Objective`."""
         targets = synthetic.soft_labels
         if targets is None:
             targets = one_hot(synthetic.y, num_classes).to(synthetic.z.dtype)

@@ -11,17 +11,20 @@ https://arxiv.org/abs/2203.11932, which match parameters.
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from synthicl.core.devices import to_device
 from synthicl.core.errors import UserError
-from synthicl.core.memory import to_device
 from synthicl.core.randomness import keyed_generator
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.gradient_matching import LinearGradientMatching
-from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
+from synthicl.objectives.linear_probe import class_balanced_weight, descend
 from synthicl.objectives.objective import CPU, View
+from synthicl.tabicl.deployment import Deployment
 
 
 class TrainedHeadGradientMatching(LinearGradientMatching):
@@ -60,9 +63,9 @@ class TrainedHeadGradientMatching(LinearGradientMatching):
         self.snapshots = snapshots
         self.probe_steps = probe_steps
 
+    @override
     @torch.no_grad()
-    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
-        """Train the probes and record their heads."""
+    def prepare(self, train: LabelledEmbeddings, deployment: Deployment, device: torch.device = CPU) -> None:
         z, y = train.z.to(device), train.y.to(device)
         num_classes = int(y.max()) + 1
         row_weight = class_balanced_weight(y, num_classes) if self.balanced else None
@@ -74,17 +77,13 @@ class TrainedHeadGradientMatching(LinearGradientMatching):
         moment = rows.T @ (rows / len(z) if row_weight is None else rows * row_weight[:, None])
         step_size = 2 / torch.linalg.eigvalsh(moment)[-1]
         evenly = torch.logspace(0, math.log10(self.probe_steps), self.snapshots - 1).round().tolist()
-        recorded_at = {self.probe_steps, *evenly[1:], *evenly[: self.snapshots - 2]}
-        recorded = [(weight, bias)]
-        for step in range(1, self.probe_steps + 1):
-            grad_weight, grad_bias = probe_gradient(z, y, weight, bias, row_weight)
-            weight, bias = weight - step_size * grad_weight, bias - step_size * grad_bias
-            if step in recorded_at:
-                recorded.append((weight, bias))
+        recorded_at = {0, self.probe_steps, *evenly[1:], *evenly[: self.snapshots - 2]}
+        heads = islice(descend(z, y, weight, bias, step_size, row_weight), self.probe_steps + 1)
+        recorded = [head for step, head in enumerate(heads) if step in recorded_at]
         self._weights = torch.cat([weight for weight, _ in recorded])
         self._biases = torch.cat([bias for _, bias in recorded])
 
+    @override
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw recorded heads: weight (H, C, D) and bias (H, C), like ``z`` in type and device."""
         chosen = to_device(torch.randint(len(self._weights), (self.heads,), generator=generator), z.device)
         return self._weights[chosen].to(z), self._biases[chosen].to(z)

@@ -6,10 +6,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.objective import CPU, Objective, View, Views
+from synthicl.tabicl.deployment import Deployment
 
 
 class WeightedSum(Objective):
@@ -22,8 +24,8 @@ class WeightedSum(Objective):
         terms: the objectives; each is shown the view of the images that it looks at.
         weights: one for each.
         starts: for each the share of the run's steps, in [0, 1), after which it joins; it is not computed before. None
-            for all from the beginning. A run that goes on to a larger ``--trainer.max_steps`` is less far than it was,
-            and terms can leave again.
+            for all from the beginning. A run that resumes with a larger ``--trainer.max_steps`` is less far than it
+            was, and terms can leave again.
 
     Raises:
         UserError: as many weights and starts as terms are needed, and a term to begin with.
@@ -52,23 +54,23 @@ class WeightedSum(Objective):
             for weight, term, start in zip(self.weights, self.terms, self.starts, strict=True)
         )
 
-    def prepare(self, train: LabelledEmbeddings, device: torch.device = CPU) -> None:
-        """Prepare every term."""
+    @override
+    def prepare(self, train: LabelledEmbeddings, deployment: Deployment, device: torch.device = CPU) -> None:
         for term in self.terms:
-            cast(Objective, term).prepare(train, device)
+            cast(Objective, term).prepare(train, deployment, device)
 
+    @override
     def advance(self, progress: float) -> None:
-        """Take note of the share of the run that is over, for every term."""
         self._progress = progress
         for term in self.terms:
             cast(Objective, term).advance(progress)
 
+    @override
     def looks_at(self) -> set[View]:
-        """What any of the terms looks at."""
         return {view for term in self.terms for view in cast(Objective, term).looks_at()}
 
+    @override
     def loss(self, synthetic: Views, real: Views, num_classes: int, generator: torch.Generator) -> Tensor:
-        """Compute the loss, each term on the view that it looks at; see `Objective`."""
         losses = [
             weight * cast(Objective, term).loss(synthetic, real, num_classes, generator)
             for weight, term, start in zip(self.weights, self.terms, self.starts, strict=True)
@@ -76,6 +78,7 @@ class WeightedSum(Objective):
         ]
         return torch.stack(losses).sum()
 
+    @override
     def forward(
         self, synthetic: LabelledEmbeddings, real: LabelledEmbeddings, num_classes: int, generator: torch.Generator
     ) -> Tensor:

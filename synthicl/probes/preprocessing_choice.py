@@ -25,6 +25,29 @@ DRAWS = 6  # contexts of ``ipc`` rows per class; half as many of ten times the r
 MAX_ROWS = 1000  # TabICL's cost grows with the square of the rows
 
 
+def fit_or_choose(
+    name: str,
+    candidates: Sequence[str],
+    train: LabelledEmbeddings,
+    val: LabelledEmbeddings,
+    ipc: int,
+    model_path: Path,
+    n_estimators: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Preprocessing:
+    """Fit a preprocessing by its name; for ``auto`` choose, and print what was chosen from.
+
+    Arguments are those of `choose_preprocessing`.
+    """
+    if name != "auto":
+        return fit_preprocessing(name, train.z, n_estimators)
+    preprocessing, accuracy = choose_preprocessing(candidates, train, val, ipc, model_path, n_estimators, device)
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
+    chosen = f"{preprocessing.name}, chosen on val with random real contexts ({scores})."
+    print(f"TabICL preprocessing: {chosen}", flush=True)
+    return preprocessing
+
+
 def choose_preprocessing(
     candidates: Sequence[str],
     train: LabelledEmbeddings,

@@ -103,7 +103,7 @@ class Subject:
         if images is not None:
             return images.shape[-1]
         if self.settings.image_size is None:
-            raise UserError(f"--model.image_size: the settings of {self.folder} do not say it.")
+            raise UserError(f"--model.images.size: the settings of {self.folder} do not say it.")
         return self.settings.image_size
 
     @property

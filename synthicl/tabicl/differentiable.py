@@ -19,7 +19,7 @@ from tabicl import TabICLClassifier
 from tabicl._model.tabicl import TabICL
 from torch import Tensor
 
-from synthicl.core.memory import to_device
+from synthicl.core.devices import to_device
 
 EXPONENTS, GRID, REFINEMENTS = 128.0, 65, 9  # largest exponent, exponents in a grid, grids: each is 32 times finer
 

@@ -67,7 +67,7 @@ class Preprocessing:
 
 
 def columns_of(name: str) -> int:
-    """The number of columns a preprocessing reduces to, 0 for none; checks a name as far as that is possible without data.
+    """The number of columns a preprocessing reduces to, 0 for none; checks a name as far as one can without data.
 
     Raises:
         UserError: unknown preprocessing.
@@ -75,7 +75,8 @@ def columns_of(name: str) -> int:
     match = _REDUCTION.fullmatch(name)
     if not match and name not in {"raw", "post"}:
         raise UserError(
-            f"--tabicl.preprocessing={name}: unknown. Choose auto, raw, post, pca<k> or rotated<k>, for example rotated16."
+            f"--tabicl.preprocessing={name}: unknown. Choose auto, raw, post, pca<k> or rotated<k>, for example "
+            "rotated16."
         )
     return int(match[2]) if match else 0
 
@@ -104,7 +105,8 @@ def fit_preprocessing(name: str, z_train: Tensor, n_estimators: int | None = Non
     directions = torch.linalg.svd(z_train.double() - mean, full_matrices=False).Vh[: most_columns(z_train)]
     if columns > len(directions):
         raise UserError(
-            f"--tabicl.preprocessing={name}: the {len(z_train)} training embeddings have only {len(directions)} directions."
+            f"--tabicl.preprocessing={name}: the {len(z_train)} training embeddings have only {len(directions)} "
+            "directions."
         )
     components = directions[:columns]
     # The sign of a singular vector is arbitrary: make its largest entry positive, so that every machine agrees.

@@ -43,7 +43,7 @@ QUICK = [
     "--trainer.val_check_interval=4",
     "--trainer.log_every_n_steps=1",
     "--trainer.accelerator=cpu",
-    "--model.grow_every=3",
+    "--model.images.grow_every=3",
     "--tabicl.preprocessing=rotated8",
     "--tabicl.n_estimators=2",
     "--random_draws=3",
@@ -351,7 +351,7 @@ def test_a_checkpoint_of_another_objective_is_tested_with_the_settings_of_its_ru
 
 
 def test_soft_labels_are_scored_at_validations_as_at_the_end(tmp_path):
-    soft = ["--model.objective=ridge", "--model.soft_labels=true", *LINEAR]
+    soft = ["--model.objective=ridge", "--model.images.soft_labels=true", *LINEAR]
     code, _, err = run("fit", *DIGITS, *QUICK, *soft, f"--output_dir={tmp_path}")
     assert code == 0, err
     folder = tmp_path / "digits/version_0"
@@ -420,7 +420,7 @@ def state(outputs: Path) -> dict:
     return torch.load(outputs / "digits/version_0/checkpoints/last.ckpt", weights_only=True)
 
 
-ONLINE = ["--model.objective=lgm", "--model.real=online", "--model.views=2"]
+ONLINE = ["--model.objective=lgm", "--model.real.source=online", "--model.views.number=2"]
 
 
 @pytest.mark.parametrize(
@@ -429,13 +429,13 @@ ONLINE = ["--model.objective=lgm", "--model.real=online", "--model.views=2"]
         # TabICL computes in 32 bit: what differs by rounding in 64 bit may differ by rounding in 32 bit behind it.
         (["--model.objective=in_context_lgm"], 12, 1e-6),
         (["--model.objective=in_context_views"], 12, 1e-6),
-        (["--model.objective=ridge", "--model.soft_labels=true"], 50, 1e-8),
+        (["--model.objective=ridge", "--model.images.soft_labels=true"], 50, 1e-8),
         (ONLINE, 50, 1e-8),
     ],
 )
 def test_several_processes_equal_one(flags, steps, tolerance, tmp_path, spawn):
     """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
-    flags = [*DIGITS, *QUICK, *flags, "--trainer.precision=64-true", "--model.chunk_size=4"]
+    flags = [*DIGITS, *QUICK, *flags, "--trainer.precision=64-true", "--model.views.chunk_size=4"]
     flags += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
     process = spawn(*flags, "--trainer.devices=3", f"--output_dir={tmp_path / 'many'}")
     code, _, err = run("fit", *flags, f"--output_dir={tmp_path / 'one'}")
@@ -459,7 +459,7 @@ def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [*DIGITS, *QUICK, *ONLINE, "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-    flags += ["--model.parameterisation=pixels", "--model.chunk_size=3", "--trainer.devices=1"]
+    flags += ["--model.images.parameterisation=pixels", "--model.views.chunk_size=3", "--trainer.devices=1"]
     code, _, err = run("fit", *flags, f"--output_dir={tmp_path / 'one'}")
     assert code == 0, err
     nodes = []
@@ -546,7 +546,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--tabicl.checkpoint=v9"], r"--tabicl\.checkpoint=v9: unknown\. Choose one of: mini, mini_1, v2"),
         (["--tabicl.preprocessing=pca"], r"--tabicl\.preprocessing=pca: unknown\. Choose auto, raw"),
         (["--tabicl.max_queries=0"], r"--tabicl\.max_queries=0: must be at least 1"),
-        (["--model.image_size=16"], r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
+        (["--model.images.size=16"], r"--model\.images\.size=16 is smaller than the backbone's crop of 32 px"),
         (["--ckpt_path=gone.ckpt"], r"--ckpt_path=gone\.ckpt: no such file"),
         (["--trainer.gradient_clip_val=1"], r"gradient clipping is not supported for manual optimization"),
         (["--trainer.precision=bf16-true"], r"--trainer\.precision=bf16-true: not possible here\. Choose 32-true"),
@@ -563,7 +563,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--model.ip=2"], r"unrecognized arguments: --model\.ip=2"),
         (["--trainer.max_steps"], r"--trainer\.max_steps: a value is missing"),
         (
-            ["--model.objective=lgm", "--model.augmentation.noise_std=.inf"],
+            ["--model.objective=lgm", "--model.views.augmentation.noise_std=.inf"],
             r"The loss became NaN or infinite before step \d+\.",
         ),
         (["--model.optimizer=NAdam", "--model.optimizer.lr=0.1"], r"--model\.optimizer\.lr=0\.1: the learning rate is"),
@@ -674,7 +674,7 @@ def test_a_bad_image_that_another_process_reads_gets_one_line(tmp_path, image_fo
     (root / "a" / "0.png").write_bytes(b"no image")
     settings = [f"--data.root={root}", "--data.num_workers=1", f"--output_dir={tmp_path / 'out'}", *QUICK]
     data, mini = (str(ROOT / f"configs/{name}.yaml") for name in ("data/folder", "backbone/mini"))
-    code, _, err = run("fit", "-c", data, "-c", mini, *settings, "--model.bank_views=0")
+    code, _, err = run("fit", "-c", data, "-c", mini, *settings, "--model.real.bank_views=0")
     assert code == 2
     assert re.search(r"^error: .*0\.png: not a readable image", err, re.MULTILINE)
     assert "Traceback" not in err
@@ -735,9 +735,14 @@ def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
     code, out, err = run(
         "fit",
         *("-c", str(ROOT / "configs/data/imagenette-160.yaml"), *QUICK, f"--output_dir={tmp_path / 'outputs'}"),
-        *(f"--data.root={tmp_path}", "--data.num_workers=0", "--model.image_size=64", "--model.crop_size=56"),
+        *(f"--data.root={tmp_path}", "--data.num_workers=0", "--model.images.size=64", "--model.views.crop_size=56"),
         *("--backbone.name=dinov2_vits14", f"--backbone.weights={tmp_path}/dinov2_vits14_pretrain.pth"),
-        *(f"--tabicl.model_path={MINI}", "--trainer.max_steps=4", "--model.views=1", "--model.bank_views=1"),
+        *(
+            f"--tabicl.model_path={MINI}",
+            "--trainer.max_steps=4",
+            "--model.views.number=1",
+            "--model.real.bank_views=1",
+        ),
         "--tabicl.preprocessing=rotated4",
     )
     assert code == 0, err

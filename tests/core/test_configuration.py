@@ -83,7 +83,7 @@ def test_includes_that_cannot_be_read_are_refused(tmp_path, content, message):
 def test_every_objective_fits_every_dataset(objective, data):
     """Without views there is nothing to vary in the bank."""
     found = named("default", f"data/{data}", f"objective/{objective}")
-    assert found["model.views"] or not found.get("model.bank_views")
+    assert found["model.views.number"] or not found.get("model.real.bank_views")
 
 
 def test_the_default_objective_is_the_configuration_of_that_name():

@@ -44,7 +44,9 @@ def test_what_must_stay_free_and_who_shares_is_counted(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1_000_000)
     assert largest_chunk(1000, 1000, CPU, kept=700_000) == 128  # 0.5 x 300
     assert largest_chunk(1000, 1000, CPU, sharers=4) == 64  # 0.5 x 250
-    message = r"0\.0 GiB are free on cpu, and this run's images need .* Use more devices, or lower --model\.image_size"
+    message = (
+        r"0\.0 GiB are free on cpu, and this run's images need .* Use more devices, or lower --model\.images\.size"
+    )
     with pytest.raises(UserError, match=message):
         largest_chunk(1000, 1000, CPU, kept=999_500)
 

@@ -22,7 +22,7 @@ def run(tmp_path):
 def test_settings_of_a_run(run):
     (run / "config.yaml").write_text(
         NAMES + "tabicl: {model_path: my.ckpt, n_estimators: 4, candidates: [raw]}\n"
-        "model: {lr: 1, image_size: 32, augmentation: {flip: 0.0, area: [0.6, 1.0]}}\nrandom_draws: 3\n"
+        "model: {lr: 1, images: {size: 32}, views: {augmentation: {flip: 0.0, area: [0.6, 1.0]}}}\nrandom_draws: 3\n"
     )
     settings = of_run(run)
     assert (settings.data.name, settings.data.root, settings.data.num_workers) == ("digits", Path("here"), 0)
@@ -39,7 +39,7 @@ def test_settings_of_a_run(run):
 
 def test_what_a_run_left_open_has_the_defaults(run):
     """Runs from before a setting existed do not say it; null is said where it was left open."""
-    (run / "config.yaml").write_text(NAMES + "tabicl: {checkpoint: null}\nmodel: {augmentation: null}")
+    (run / "config.yaml").write_text(NAMES + "tabicl: {checkpoint: null}\nmodel: {views: {augmentation: null}}")
     settings = of_run(run)
     assert settings.tabicl.checkpoint == "mini"
     assert settings.augmentation == {}
@@ -52,8 +52,8 @@ def test_what_a_run_left_open_has_the_defaults(run):
         ("data: {name: digits}", r"config\.yaml: backbone\.name is missing\."),
         ("backbone: {name: mini}", r"config\.yaml: data\.name is missing\."),
         (NAMES + "random_draws: some", r"config\.yaml: random_draws: 'some' must be a whole number\."),
-        (NAMES + "model: {image_size: 1.5}", r"config\.yaml: model\.image_size: 1\.5 must be a whole number\."),
-        (NAMES + "model: {image_size: true}", r"config\.yaml: model\.image_size: True must be a whole number\."),
+        (NAMES + "model: {images: {size: 1.5}}", r"config\.yaml: model\.images\.size: 1\.5 must be a whole number\."),
+        (NAMES + "model: {images: {size: true}}", r"config\.yaml: model\.images\.size: True must be a whole number\."),
         (NAMES + "tabicl: {preprocessing: 1}", r"config\.yaml: tabicl\.preprocessing: 1 must be a text\."),
         (NAMES + "tabicl: {candidates: raw}", r"config\.yaml: tabicl\.candidates: 'raw' must be a list of texts\."),
         (

@@ -1,6 +1,7 @@
 """The optimisation through Lightning's Trainer: equalities that a run must keep."""
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 
 from synthicl.backbones import create_backbone
+from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core import memory
 from synthicl.core.errors import UserError
 from synthicl.data.augmentation import Augmentation
@@ -19,7 +21,10 @@ from synthicl.data.transforms import SquareImages
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.color import correlate_colors
 from synthicl.distillation.distiller import Distiller
-from synthicl.distillation.real_side import OnlineBatches
+from synthicl.distillation.images import ImageSettings
+from synthicl.distillation.real_side import Bank, OnlineBatches, RealSettings
+from synthicl.distillation.views import Viewer, ViewSettings
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import InContext, LinearGradientMatching, Ridge, TrainedHeadGradientMatching, WeightedSum
 
 
@@ -34,16 +39,25 @@ class Crash(L.Callback):
             raise RuntimeError("crash")
 
 
-def distiller(data: ImageDataModule, objective=None, **settings) -> Distiller:
+GROUPS = {"images": ImageSettings, "views": ViewSettings, "real": RealSettings}
+
+
+def distiller(data: ImageDataModule, objective=None, backbone=None, **settings) -> Distiller:
+    """Settings of all groups by their names, which no two share."""
     defaults = {
         "augmentation": Augmentation(flip=0, area=(0.6, 1), noise_std=0.05),
-        "image_size": 32,
-        "views": 2,
+        "size": 32,
+        "number": 2,
         "lr": 0.03,
         "grow_every": 3,
     }
+    settings, groups = defaults | settings, {}
+    for group, kind in GROUPS.items():
+        groups[group] = kind(
+            **{field.name: settings.pop(field.name) for field in fields(kind) if field.name in settings}
+        )
     objective = objective or LinearGradientMatching(heads=4)
-    return Distiller(create_backbone("mini"), data.num_classes, objective, **defaults | settings)
+    return Distiller(backbone or create_backbone("mini"), objective, **groups, **settings)
 
 
 def trainer(steps: int, callbacks=(), **settings) -> L.Trainer:
@@ -51,7 +65,13 @@ def trainer(steps: int, callbacks=(), **settings) -> L.Trainer:
     loops = {"max_steps": steps, "max_epochs": -1, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
     checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     every = {"limit_val_batches": 0} if "val_check_interval" not in settings else {"check_val_every_n_epoch": None}
+    if not any(isinstance(callback, TabICLEvaluation) for callback in callbacks):
+        callbacks = [TabICLEvaluation(preprocessing="raw"), *callbacks]
     return L.Trainer(callbacks=list(callbacks), enable_checkpointing=checkpoints, **quiet | loops | every | settings)
+
+
+def context(module: Distiller) -> LabelledEmbeddings:
+    return module.viewer.context(module.images)
 
 
 def fit(steps: int = 8, callbacks=(), data=None, ckpt_path=None, trainer_settings=None, **settings) -> Distiller:
@@ -63,7 +83,7 @@ def fit(steps: int = 8, callbacks=(), data=None, ckpt_path=None, trainer_setting
 
 
 def levels(module: Distiller) -> list[torch.Tensor]:
-    return [level.detach().clone() for level in module.pyramid.levels]
+    return [level.detach().clone() for level in module.images.pyramid.levels]
 
 
 def assert_equal(first: Distiller, second: Distiller) -> None:
@@ -82,14 +102,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.mark.parametrize("real", ["bank", "online"])
 @pytest.mark.parametrize("crash_at", [1, 4, 5, 7])
-def test_a_run_that_was_killed_goes_on_bit_for_bit(real, crash_at, tmp_path):
+def test_a_run_that_was_killed_resumes_bit_for_bit(real, crash_at, tmp_path):
     """Before, at and after a growth (steps 4 and 7), from a checkpoint of the step before or two before."""
-    whole = fit(real=real)
+    whole = fit(source=real)
     save = ModelCheckpoint(tmp_path, "last", every_n_train_steps=2, enable_version_counter=False)
     with pytest.raises(RuntimeError, match="crash"):
-        fit(real=real, callbacks=[save, Crash(crash_at)])
+        fit(source=real, callbacks=[save, Crash(crash_at)])
     checkpoint = tmp_path / "last.ckpt"
-    resumed = fit(real=real, callbacks=[save], ckpt_path=checkpoint if checkpoint.exists() else None)
+    resumed = fit(source=real, callbacks=[save], ckpt_path=checkpoint if checkpoint.exists() else None)
     assert_equal(resumed, whole)
 
 
@@ -131,9 +151,9 @@ def test_soft_labels_and_what_the_objective_learns_are_optimised_and_survive_an_
     assert_equal(whole, resumed)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
-    targets = whole.context_rows().targets
-    torch.testing.assert_close(targets.sum(1), torch.ones(10))
-    assert not torch.allclose(targets.diagonal(), torch.tensor(0.9))
+    labels = context(whole).soft_labels
+    torch.testing.assert_close(labels.sum(1), torch.ones(10))
+    assert not torch.allclose(labels.diagonal(), torch.tensor(0.9))
     assert whole.objective.log_scale != Ridge().log_scale
 
 
@@ -151,13 +171,13 @@ def test_a_term_that_joins_later_learns_nothing_before():
 
 
 def test_soft_labels_begin_where_the_class_has_most_of_it():
-    targets = fit(steps=1, lr=1e-9, soft_labels=True, ipc=2).context_rows().targets
+    labels = context(fit(steps=1, lr=1e-9, soft_labels=True, ipc=2)).soft_labels
     expected = torch.full((20, 10), 0.1 / 9).scatter(1, torch.arange(10).repeat_interleave(2)[:, None], 0.9)
-    torch.testing.assert_close(targets, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(labels, expected, rtol=0, atol=1e-6)
 
 
 def test_no_views_is_the_clean_image():
-    assert_equal(fit(steps=3, views=0), fit(steps=3, augmentation=None))
+    assert_equal(fit(steps=3, number=0), fit(steps=3, augmentation=None))
 
 
 class Records(LinearGradientMatching):
@@ -171,22 +191,22 @@ class Records(LinearGradientMatching):
 def test_each_term_is_shown_the_view_that_it_looks_at():
     clean, augmented = Records(heads=2, view="clean"), Records(heads=2)
     module = distiller(
-        ImageDataModule("digits"), WeightedSum([clean, augmented], [1.0, 1.0]), views=3, bank_views=2, lr=1e-12
+        ImageDataModule("digits"), WeightedSum([clean, augmented], [1.0, 1.0]), number=3, bank_views=2, lr=1e-12
     )
     trainer(1).fit(module, datamodule=ImageDataModule("digits"))
     (synthetic, real), (views, real_views) = clean.shown, augmented.shown
-    images = module.pyramid.decode()
+    images = module.images.pyramid.decode()
     torch.testing.assert_close(synthetic.z, module.backbone(images), rtol=0, atol=1e-5)
     assert synthetic.views == 1 and synthetic.y.tolist() == list(range(10))
     assert views.views == 3 and views.y.tolist() == [label for label in range(10) for _ in range(3)]
-    parameters = module.augmentation.draw(30, 32, module.seed, "synthetic", 0)
-    seen = module.augmentation.apply(images.repeat_interleave(3, 0), parameters, 32)
+    parameters = module.viewer.augmentation.draw(30, 32, module.seed, "synthetic", 0)
+    seen = module.viewer.augmentation.apply(images.repeat_interleave(3, 0), parameters, 32)
     torch.testing.assert_close(views.z, module.backbone(seen), rtol=0, atol=1e-5)
     assert len(real.z) == 899 and len(real_views.z) == 2 * 899
 
 
 def test_an_objective_of_clean_images_ignores_views():
-    few, none = (fit(steps=3, objective=Ridge(), views=views) for views in (2, 0))
+    few, none = (fit(steps=3, objective=Ridge(), number=number) for number in (2, 0))
     assert_equal(few, none)
 
 
@@ -201,7 +221,7 @@ def test_how_often_one_validates_does_not_change_the_images():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7])
-@pytest.mark.parametrize("settings", [{}, {"views": 0}, {"parameterisation": "pixels"}, {"mixed": True}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"number": 0}, {"parameterisation": "pixels"}, {"mixed": True}], ids=str)
 def test_the_gradient_does_not_depend_on_the_chunk_size(chunk_size, settings):
     """Seven rows of two views, or of one clean row and two views: chunks begin and end within an image."""
     settings = dict(settings)
@@ -213,19 +233,19 @@ def test_the_gradient_does_not_depend_on_the_chunk_size(chunk_size, settings):
             fit(steps=1, lr=1e-3, chunk_size=size, trainer_settings={"precision": precision}, **settings)
             for size in (100, chunk_size)
         ]
-        for one, other in zip(*(module.pyramid.parameters() for module in both), strict=True):
+        for one, other in zip(*(module.images.pyramid.parameters() for module in both), strict=True):
             assert (one.grad - other.grad).norm() <= tolerance * one.grad.norm()
 
 
 def test_all_rows_are_one_chunk_where_they_fit_and_a_power_of_two_where_not(monkeypatch):
-    assert fit(steps=1).rows_at_once == 20
+    assert fit(steps=1).viewer.at_once == 20
     monkeypatch.setattr(memory, "free_bytes", lambda device: 6_000_000)
     small = fit(steps=1)
-    assert small.rows_at_once in (1, 2, 4, 8, 16)
+    assert small.viewer.at_once in (1, 2, 4, 8, 16)
     of = [memory.saved_bytes(lambda n=n: small.backbone(torch.rand(n, 3, 32, 32, requires_grad=True))) for n in (1, 2)]
     needed = of[1] - of[0]
-    assert 0.4 * 0.5 * 6e6 < small.rows_at_once * needed < 0.5 * 6e6
-    assert fit(steps=1, chunk_size=3).rows_at_once == 3
+    assert 0.4 * 0.5 * 6e6 < small.viewer.at_once * needed < 0.5 * 6e6
+    assert fit(steps=1, chunk_size=3).viewer.at_once == 3
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
     with pytest.raises(UserError, match="Use more devices, or lower"):
         fit(steps=1)
@@ -234,10 +254,10 @@ def test_all_rows_are_one_chunk_where_they_fit_and_a_power_of_two_where_not(monk
 def test_what_a_step_keeps_does_not_grow_with_images_and_views(monkeypatch):
     """A chunk is all that a backward pass reads, whatever the number of chunks."""
     kept = []
-    embed = Distiller.view_embedder
+    embed = Viewer.embedder
 
-    def counting(self, step):
-        function = embed(self, step)
+    def counting(self, images, step):
+        function = embed(self, images, step)
 
         def counted(part):
             if not torch.is_grad_enabled():
@@ -248,9 +268,9 @@ def test_what_a_step_keeps_does_not_grow_with_images_and_views(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(Distiller, "view_embedder", counting)
+    monkeypatch.setattr(Viewer, "embedder", counting)
     most = []
-    for settings in ({"views": 1}, {"ipc": 4, "views": 1}, {"ipc": 2, "views": 10}, {"views": 100}):
+    for settings in ({"number": 1}, {"ipc": 4, "number": 1}, {"ipc": 2, "number": 10}, {"number": 100}):
         kept.clear()
         fit(steps=1, chunk_size=7, **settings)  # chunks begin within an image, and end within another
         most.append(max(kept))
@@ -263,9 +283,9 @@ def test_what_a_step_keeps_does_not_grow_with_images_and_views(monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf.*")
 def test_a_compiled_backbone_gives_the_same_gradient():
     torch._dynamo.reset()
-    compiled = fit(steps=1, compile=True)
+    compiled = fit(steps=1, backbone=FrozenBackbone("mini", compile=True))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    for one, other in zip(compiled.pyramid.parameters(), fit(steps=1).pyramid.parameters(), strict=True):
+    for one, other in zip(compiled.images.pyramid.parameters(), fit(steps=1).images.pyramid.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -280,14 +300,14 @@ def test_the_seed_decides():
         {"parameterisation": "pixels"},
         {"init": "zero"},
         {"augmentation": None},
-        {"augmentation": None, "real": "online"},
+        {"augmentation": None, "source": "online"},
         {"decorrelate": False},
         {"bank_views": 2},
         {"bank_batch_size": 50},
         {"ipc": 3},
         {"optimizer": lambda params: torch.optim.NAdam(params, betas=(0.5, 0.9))},
         {"lr_schedule": "cosine"},
-        {"image_size": 40, "crop_size": 32},
+        {"size": 40, "crop_size": 32},
         {"trainer_settings": {"precision": "bf16-mixed"}},
     ],
     ids=str,
@@ -295,9 +315,12 @@ def test_the_seed_decides():
 def test_every_setting_runs_and_changes_the_images(settings):
     settings = {"trainer_settings": {}, **settings}
     changed, default = fit(steps=2, **settings), fit(steps=2)
-    assert [len(level) for level in changed.pyramid.levels] == [changed.num_images] * len(changed.pyramid.levels)
-    assert all(torch.isfinite(level).all() for level in changed.pyramid.levels)
-    assert changed.context_rows().images.shape == (changed.num_images, 3, changed.image_size, changed.image_size)
+    assert [len(level) for level in changed.images.pyramid.levels] == [changed.images.total] * len(
+        changed.images.pyramid.levels
+    )
+    assert all(torch.isfinite(level).all() for level in changed.images.pyramid.levels)
+    size = changed.images.settings.size
+    assert changed.images.collect(at_once=64).shape == (changed.images.total, 3, size, size)
     one, other = levels(changed), levels(default)
     assert len(one) != len(other) or any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -319,7 +342,7 @@ def test_growth_happens_at_the_steps_of_the_reference_and_restarts_adam():
     class Record(L.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
             state = next(iter(module.optimizers().optimizer.state.values()))
-            seen[int(batch)] = len(module.pyramid.levels), int(state["step"])
+            seen[int(batch)] = len(module.images.pyramid.levels), int(state["step"])
 
     fit(steps=8, callbacks=[Record()], grow_every=3)
     # step > 1 and (step - 1) % 3 == 0: levels are added at steps 4 and 7, counted from 0
@@ -333,7 +356,7 @@ def test_mixed_precision_gives_nearly_the_same_gradient(precision):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024) if precision == "16-mixed" else None
     mixed = fit(steps=1, trainer_settings={"plugins": [MixedPrecision(precision, "cpu", scaler)]})
     full = fit(steps=1)
-    for one, other in zip(mixed.pyramid.parameters(), full.pyramid.parameters(), strict=True):
+    for one, other in zip(mixed.images.pyramid.parameters(), full.images.pyramid.parameters(), strict=True):
         assert torch.cosine_similarity(one.grad.flatten(), other.grad.flatten(), 0) > 0.99
         assert one.grad.norm() == pytest.approx(other.grad.norm().item(), rel=0.1)
 
@@ -363,7 +386,7 @@ def test_nan_ends_the_run_and_leaves_the_last_checkpoint_good(tmp_path):
         def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
             if batch_idx == 6:
                 with torch.no_grad():
-                    module.pyramid.levels[0].fill_(float("nan"))
+                    module.images.pyramid.levels[0].fill_(float("nan"))
 
     with pytest.raises(UserError, match=r"The loss became NaN or infinite before step 10\. .* Lower --model\.lr"):
         fit(steps=20, callbacks=[save, Poison()], grow_every=100)
@@ -376,15 +399,13 @@ def test_nan_in_the_last_step_is_not_exported():
     class Poison(L.Callback):
         def on_train_batch_end(self, trainer, module, *_) -> None:
             with torch.no_grad():
-                module.pyramid.levels[0].fill_(float("nan"))
+                module.images.pyramid.levels[0].fill_(float("nan"))
 
     with pytest.raises(UserError, match=r"The loss became NaN or infinite before step 1\."):
         fit(steps=1, callbacks=[Poison()])
 
 
 def test_the_bank_minibatch_is_class_balanced():
-    from synthicl.distillation.real_side import Bank
-
     y = torch.tensor([0] * 90 + [1] * 6 + [2] * 4)
     bank = Bank(torch.arange(100.0)[None, :, None], y, batch_size=15, seed=0)
     batch = bank(3)
@@ -401,7 +422,7 @@ def test_the_bank_minibatch_is_class_balanced():
 def test_a_checkpoint_holds_the_images_but_not_the_backbone(tmp_path):
     module = fit(steps=4, callbacks=[ModelCheckpoint(tmp_path, "last", every_n_train_steps=4)])
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert set(state["state_dict"]) == {f"pyramid.levels.{i}" for i in range(len(module.pyramid.levels))}
+    assert set(state["state_dict"]) == {f"pyramid.levels.{i}" for i in range(len(module.images.pyramid.levels))}
     assert (tmp_path / "last.ckpt").stat().st_size < 200_000
 
 
@@ -434,12 +455,15 @@ def test_a_checkpoint_of_another_split_is_refused(tmp_path):
     ("settings", "message"),
     [
         ({"ipc": 0}, r"--model\.ipc=0: must be at least 1"),
-        ({"crop_size": 16}, r"--model\.crop_size=16: the backbone refuses it"),
-        ({"image_size": 16}, r"--model\.image_size=16 is smaller than the backbone's crop of 32 px"),
-        ({"soft_labels": True, "objective": InContext()}, r"soft_labels=true: this objective knows classes only"),
-        ({"chunk_size": 0}, r"--model\.chunk_size=0: must be at least 1"),
-        ({"views": -1}, r"--model\.views=-1: must be at least 0"),
-        ({"bank_views": 2, "augmentation": None}, r"--model\.bank_views=2 needs --model\.augmentation"),
+        ({"crop_size": 16}, r"--model\.views\.crop_size=16: the backbone refuses it"),
+        ({"size": 16}, r"--model\.images\.size=16 is smaller than the backbone's crop of 32 px"),
+        (
+            {"soft_labels": True, "objective": InContext()},
+            r"images\.soft_labels=true: this objective knows classes only",
+        ),
+        ({"chunk_size": 0}, r"--model\.views\.chunk_size=0: must be at least 1"),
+        ({"number": -1}, r"--model\.views\.number=-1: must be at least 0"),
+        ({"bank_views": 2, "augmentation": None}, r"--model\.real\.bank_views=2 needs --model\.views\.augmentation"),
     ],
 )
 def test_settings_that_do_not_fit_together(settings, message):
@@ -455,15 +479,14 @@ def test_odd_and_tiny_datasets(image_folder):
     )
     data = ImageDataModule("folder", root)
     for real in ("bank", "online"):
-        module = fit(steps=3, data=data, real=real, ipc=4)
-        assert module.context_rows().labels.tolist() == [0] * 4 + [1] * 4
+        module = fit(steps=3, data=data, source=real, ipc=4)
+        assert context(module).y.tolist() == [0] * 4 + [1] * 4
 
 
-def test_context_rows_are_the_clean_embeddings_of_the_eight_bit_images():
-    module = fit(steps=2, image_size=40, crop_size=32)
-    rows = module.context_rows()
-    again = module.backbone(rows.images[:, :, 4:36, 4:36] / 255)
-    torch.testing.assert_close(rows.embeddings, again)
+def test_rows_of_the_context_are_the_clean_embeddings_of_the_eight_bit_images():
+    module = fit(steps=2, size=40, crop_size=32)
+    again = module.backbone(module.images.collect(at_once=64)[:, :, 4:36, 4:36] / 255)
+    torch.testing.assert_close(context(module).z, again)
 
 
 def test_the_order_of_online_batches_covers_an_epoch_without_repeats():
@@ -481,7 +504,7 @@ def test_online_images_without_augmentation_are_those_of_the_bank():
     indices = OnlineBatches(images, 5, 24, seed=0).indices(3)
     assert torch.equal(pixels, torch.stack([SquareImages(images, 24)[int(index)] for index in indices]))
     assert labels.tolist() == images.labels[indices].tolist()
-    fit(steps=1, objective=Sees((10, 128)), real="online", views=0, image_size=40)
+    fit(steps=1, objective=Sees((10, 128)), source="online", number=0, size=40)
 
 
 class Sees(LinearGradientMatching):
@@ -491,7 +514,7 @@ class Sees(LinearGradientMatching):
         super().__init__(heads=2)
         self._shape = shape
 
-    def prepare(self, train, device=None):
+    def prepare(self, train, deployment, device=None):
         self._clean = train.z
 
     def forward(self, synthetic, real, num_classes, generator):
@@ -502,7 +525,7 @@ class Sees(LinearGradientMatching):
 
 def test_finding_a_chunk_size_embeds_two_views_at_most():
     sizes = []
-    module = distiller(ImageDataModule("digits"), views=7)
+    module = distiller(ImageDataModule("digits"), number=7)
     forward = module.backbone.forward
     module.backbone.forward = lambda images: (
         sizes.append(len(images)) if images.requires_grad else None,
@@ -522,9 +545,9 @@ def test_finding_a_chunk_size_embeds_two_views_at_most():
     [
         ({"lr": 0.0}, r"--model\.lr=0\.0: must be greater than 0"),
         ({"lr": -0.1}, r"--model\.lr=-0\.1: must be greater than 0"),
-        ({"bank_views": -1}, r"--model\.bank_views=-1: must be at least 0"),
-        ({"views": -1}, r"--model\.views=-1: must be at least 0"),
-        ({"bank_batch_size": 0}, r"--model\.bank_batch_size=0: must be at least 1"),
+        ({"bank_views": -1}, r"--model\.real\.bank_views=-1: must be at least 0"),
+        ({"number": -1}, r"--model\.views\.number=-1: must be at least 0"),
+        ({"bank_batch_size": 0}, r"--model\.real\.bank_batch_size=0: must be at least 1"),
         (
             {"optimizer": torch.optim.LBFGS},
             r"--model\.optimizer: LBFGS doesn't support .* Choose another, such as Adam",
@@ -548,7 +571,7 @@ def test_settings_out_of_range(settings, message):
     ],
 )
 def test_objectives_and_augmentation_out_of_range(make):
-    with pytest.raises(UserError, match=r"^--model\.(objective|augmentation): "):
+    with pytest.raises(UserError, match=r"^--model\.(objective|views\.augmentation): "):
         make()
 
 

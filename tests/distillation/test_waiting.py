@@ -21,6 +21,9 @@ from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
+from synthicl.distillation.images import ImageSettings
+from synthicl.distillation.real_side import RealSettings
+from synthicl.distillation.views import ViewSettings
 from synthicl.objectives import (
     InContext,
     LinearGradientMatching,
@@ -119,23 +122,32 @@ class Moves(TorchFunctionMode):
         return result
 
 
-def step(objective: Objective, **settings: Any) -> None:
-    """Two steps of a run, the second one traced."""
+def step(objective: Objective, ipc: int = 1, **settings: Any) -> None:
+    """Two steps of a run, the second one traced; settings by group and name."""
     data = ImageDataModule("digits")
     augmentation = Augmentation(flip=0, area=(0.6, 1), noise_std=0.05)
-    module = Distiller(create_backbone("mini"), 10, objective, augmentation=augmentation, image_size=32, **settings)
+    groups: dict[str, dict[str, Any]] = {"views": {"augmentation": augmentation}, "images": {"size": 32}, "real": {}}
+    for name, value in settings.items():
+        group, _, field = name.partition("_")
+        groups[group][field] = value
+    module = Distiller(
+        create_backbone("mini"),
+        objective,
+        ipc=ipc,
+        images=ImageSettings(**groups["images"]),
+        views=ViewSettings(**groups["views"]),
+        real=RealSettings(**groups["real"]),
+    )
     tabicl = TabICLEvaluation(preprocessing="rotated16", n_estimators=1)
     in_context = [term for term in objective.modules() if isinstance(term, InContext)]
-    for term in in_context:
-        term.deploy(tabicl)
     original = module.training_step
 
     def traced(batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             return original(batch, batch_idx)
         roots = [*module.parameters(), *module.buffers()]
-        if settings.get("real") != "online" and "bank_batch_size" not in settings:
-            roots += [part for bank in module.banks.values() for part in (bank(batch).z, bank(batch).y)]
+        if not {"real_source", "real_bank_batch_size"} & set(settings):
+            roots += [part for bank in module.real.banks.values() for part in (bank(batch).z, bank(batch).y)]
         for term in in_context:
             roots += [term._preprocessing.mean, term._preprocessing.projection]
             roots += term._tabicls[0].model.state_dict().values()
@@ -164,16 +176,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*man
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [
-        (LinearGradientMatching(heads=2), {"views": 2, "chunk_size": 7}),
-        (LinearGradientMatching(heads=2), {"views": 2, "soft_labels": True}),
-        (LinearGradientMatching(heads=2), {"views": 1, "bank_batch_size": 100}),
-        (LinearGradientMatching(heads=2), {"views": 1, "real": "online"}),
-        (TrainedHeadGradientMatching(heads=2, probe_steps=20), {"views": 1}),
-        (Ridge(), {"views": 1}),
-        (InContext(queries=8, members=3), {"views": 0, "ipc": 2}),
-        (InContext(queries=8, balanced=True, view="augmented"), {"views": 2}),
-        (WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0], [0.0, 0.5]), {"views": 0}),
-        (WeightedSum([LinearGradientMatching(), InContext(query_view="augmented")], [0.1, 1.0]), {"views": 2}),
+        (LinearGradientMatching(heads=2), {"views_number": 2, "views_chunk_size": 7}),
+        (LinearGradientMatching(heads=2), {"views_number": 2, "images_soft_labels": True}),
+        (LinearGradientMatching(heads=2), {"views_number": 1, "real_bank_batch_size": 100}),
+        (LinearGradientMatching(heads=2), {"views_number": 1, "real_source": "online"}),
+        (TrainedHeadGradientMatching(heads=2, probe_steps=20), {"views_number": 1}),
+        (Ridge(), {"views_number": 1}),
+        (InContext(queries=8, members=3), {"views_number": 0, "ipc": 2}),
+        (InContext(queries=8, balanced=True, view="augmented"), {"views_number": 2}),
+        (
+            WeightedSum([LinearGradientMatching(heads=2), InContext(queries=8)], [0.1, 1.0], [0.0, 0.5]),
+            {"views_number": 0},
+        ),
+        (WeightedSum([LinearGradientMatching(), InContext(query_view="augmented")], [0.1, 1.0]), {"views_number": 2}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Objective) else str(value),
 )

@@ -1,8 +1,6 @@
 """The in-context objective on clusters, with the bundled TabICL in the loop."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import InContext, Views
 from synthicl.objectives.in_context import draw_rows, draw_with_chances
 from synthicl.tabicl.checkpoint import BUNDLED
+from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import random_member
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
@@ -31,17 +30,9 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
-class Scorer(NamedTuple):
-    """What the callback is to the objective."""
-
-    preprocessing: object
-    model_path: Path = BUNDLED["mini"]
-
-
 def prepared(train: LabelledEmbeddings, **settings) -> InContext:
     objective = InContext(**settings)
-    objective.deploy(Scorer(fit_preprocessing("rotated4", train.z)))
-    objective.prepare(train)
+    objective.prepare(train, Deployment(fit_preprocessing("rotated4", train.z), "mini", BUNDLED["mini"]))
     return objective
 
 

@@ -65,7 +65,7 @@ def test_blocks_change_memory_and_nothing_else(heads, at_once):
 
     def derivatives(**blocks):
         leaves = z.clone().requires_grad_(), targets.clone().requires_grad_()
-        grads = probe_gradient(leaves[0], y, weight, bias, targets=leaves[1], **blocks)
+        grads = probe_gradient(leaves[0], y, weight, bias, soft_labels=leaves[1], **blocks)
         loss = grads[0].sin().sum() + grads[1].square().sum()
         return *grads, *torch.autograd.grad(loss, leaves)
 

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import TrainedHeadGradientMatching, probe_gradient
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
+from synthicl.tabicl.preprocessing import Preprocessing
 
 C, D = 4, 6
 
@@ -22,7 +25,7 @@ def clusters(per_class: int, seed: int = 0) -> LabelledEmbeddings:
 
 def prepared(real: LabelledEmbeddings, **settings) -> TrainedHeadGradientMatching:
     objective = TrainedHeadGradientMatching(**settings)
-    objective.prepare(real)
+    objective.prepare(real, Deployment(Preprocessing("raw", 8), "mini", MINI))
     return objective
 
 

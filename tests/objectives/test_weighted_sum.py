@@ -6,6 +6,9 @@ import torch
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import InContext, LinearGradientMatching, Objective, Ridge, WeightedSum
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
+from synthicl.tabicl.preprocessing import Preprocessing
 
 C = 4
 
@@ -33,11 +36,12 @@ def test_terms_are_prepared():
     prepared = []
 
     class Records(LinearGradientMatching):
-        def prepare(self, train, *_):
-            prepared.append(train)
+        def prepare(self, train, deployment, *_):
+            prepared.append((train, deployment))
 
-    WeightedSum([Records(), LinearGradientMatching(), Records()], [1.0] * 3).prepare(REAL)
-    assert [train is REAL for train in prepared] == [True, True]
+    deployment = Deployment(Preprocessing("raw", 8), "mini", MINI)
+    WeightedSum([Records(), LinearGradientMatching(), Records()], [1.0] * 3).prepare(REAL, deployment)
+    assert [train is REAL and deployed is deployment for train, deployed in prepared] == [True, True]
 
 
 def test_a_term_joins_when_its_share_of_the_run_is_over():

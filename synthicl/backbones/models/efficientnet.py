@@ -23,8 +23,8 @@ from synthicl.core.assets import Asset, cache_dir
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# The networks were trained at 224 (lite0) and 260 px (lite2). On a CPU 128 px cost a third of that; --model.crop_size
-# gives more.
+# The networks were trained at 224 (lite0) and 260 px (lite2). On a CPU 128 px cost a third of that;
+# --model.views.crop_size gives more.
 SIZE = 128
 # Mean and standard deviation as timm has them; Google's are 127 and 128 of 255 (efficientnet_lite_builder.py).
 HALF = (0.5, 0.5, 0.5)

@@ -18,7 +18,7 @@ class Cost(L.Callback):
     """Print the expected time and memory after the first steps, and log ``train/seconds`` at each validation.
 
     These are the seconds that the fit has taken so far, its preparation included (embeddings of real images, the choice
-    of a preprocessing), validations left out. A run that goes on goes on counting.
+    of a preprocessing), validations left out. A run that resumes continues the count.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Cost(L.Callback):
         return {"seconds": self._spent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from there."""
+        """Continue the count from there."""
         self._spent = state_dict["seconds"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,9 +68,10 @@ class Cost(L.Callback):
         step = (now - self._start) / (LAST - FIRST)
         minutes = step * (trainer.max_steps - trainer.global_step) / 60
         line = (
-            f"{module.num_images} synthetic images, {trainer.max_steps} steps, at first {step:.3f} s each without "
+            f"{module.images.total} synthetic images, {trainer.max_steps} steps, at first {step:.3f} s each without "
             f"validation: about {minutes:.1f} min more at that pace. Pyramids, gradients and optimiser state: "
-            f"{module.bytes_of_images() / 2**20:.0f} MiB; at most {module.rows_at_once} views are embedded at once"
+            f"{module.images.complete_bytes / 2**20:.0f} MiB; at most {module.viewer.at_once} views are embedded "
+            "at once"
         )
         if module.device.type == "cuda":
             line += f"; at most so far on the device: {torch.cuda.max_memory_allocated(module.device) / 2**20:.0f} MiB"

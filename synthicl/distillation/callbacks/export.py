@@ -14,7 +14,6 @@ from synthicl import __version__
 from synthicl.artefact.context_set import BEST, ContextSet
 from synthicl.core.files import file_fingerprint
 from synthicl.data.datamodule import ImageDataModule
-from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
 
 
@@ -43,17 +42,16 @@ class Export(L.Callback):
         pl_module.setup("validate")
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=False)
-        pl_module.pyramid.to(pl_module.device)
+        pl_module.images.to(pl_module.device)
         self._export(trainer, pl_module, self.folder / BEST, BEST, int(checkpoint["global_step"]))
 
     @staticmethod
     def _export(trainer: L.Trainer, module: Distiller, folder: Path, checkpoint: str, steps: int) -> None:
-        rows = module.context_rows()
+        rows, images = module.viewer.context(module.images), module.images.collect(module.viewer.at_once)
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        tabicl = TabICLEvaluation.of(trainer)
-        assert tabicl.preprocessing is not None
+        deployment = module.deployment
         metadata: dict[str, Any] = {
             "dataset": data.name,
             "dataset_licence": data.licence,
@@ -61,23 +59,23 @@ class Export(L.Callback):
             "backbone": module.backbone.name,
             "backbone_weights": module.backbone.fingerprint,
             "backbone_licence": module.backbone.licence,
-            "crop_size": module.crop_size,
+            "crop_size": module.viewer.crop_size,
             "objective": repr(module.objective),
-            "real": module.real,
+            "real": module.real_settings.source,
             "ipc": module.ipc,
             "seed": module.seed,
             "steps": steps,
             "checkpoint": checkpoint,
-            "tabicl_checkpoint": tabicl.checkpoint,
-            "tabicl_weights": file_fingerprint(tabicl.model_path),
+            "tabicl_checkpoint": deployment.checkpoint,
+            "tabicl_weights": file_fingerprint(deployment.model_path),
             "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
         }
         ContextSet(
-            embeddings=rows.embeddings.cpu(),
-            labels=rows.labels.cpu(),
+            embeddings=rows.z.cpu(),
+            labels=rows.y.cpu(),
             class_names=data.class_names,
-            preprocessing=tabicl.preprocessing,
-            images=rows.images.cpu(),
+            preprocessing=deployment.preprocessing,
+            images=images.cpu(),
             metadata=metadata,
-            soft_labels=None if rows.targets is None else rows.targets.cpu(),
+            soft_labels=None if rows.soft_labels is None else rows.soft_labels.cpu(),
         ).save(folder)

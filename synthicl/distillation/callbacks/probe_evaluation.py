@@ -11,7 +11,6 @@ from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import ProbeSetting
 from synthicl.probes.score import score
-from synthicl.tabicl.deployment import Deployment
 
 
 class ProbeEvaluation(L.Callback):
@@ -34,17 +33,15 @@ class ProbeEvaluation(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on val; a collective call."""
         assert isinstance(pl_module, Distiller)
-        tabicl = TabICLEvaluation.of(trainer)
-        tabicl.prepare(trainer, pl_module, "val")
-        rows, accuracy = pl_module.context_rows(), 0.0
+        queries = TabICLEvaluation.of(trainer).queries(trainer, pl_module, "val")
+        rows, accuracy = pl_module.viewer.context(pl_module.images), 0.0
         if trainer.is_global_zero:
-            assert tabicl.preprocessing is not None
+            deployment = pl_module.deployment
             with isolate_rng():
-                deployment = Deployment(tabicl.preprocessing, tabicl.checkpoint, tabicl.model_path)
                 probe = self._factory(ProbeSetting(deployment, pl_module.device))
-                soft_labels = None if rows.targets is None else rows.targets.cpu()
-                context = LabelledEmbeddings(rows.embeddings.cpu(), rows.labels.cpu(), soft_labels=soft_labels)
+                soft_labels = None if rows.soft_labels is None else rows.soft_labels.cpu()
+                context = LabelledEmbeddings(rows.z.cpu(), rows.y.cpu(), soft_labels=soft_labels)
                 probe.fit(context)
-                _, measured = score(probe, tabicl.queries("val"), context.y.unique().numpy())
+                _, measured = score(probe, queries, context.y.unique().numpy())
                 accuracy = measured["accuracy"]
         pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))

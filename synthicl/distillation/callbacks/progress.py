@@ -16,7 +16,7 @@ class DistillationProgress(TQDMProgressBar):
         super().__init__(refresh_rate=10)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Begin at the step where the run goes on."""
+        """Begin at the step where the run resumes."""
         self.train_progress_bar.reset(trainer.max_steps)
         self.train_progress_bar.initial = trainer.global_step
         self.train_progress_bar.set_description("Distilling")
