@@ -302,7 +302,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -
     path, marker = tmp_path / "weights.pth", tmp_path / "marker"
     torch.save({"cls_token": Code(marker)}, path, _use_new_zipfile_serialization=zipped)
     assert "refused: holds the Python object io.open, which could run code" in refused(path, nn.Identity())
-    path.write_bytes(pickle.dumps(Code(marker), preprocessing=2))
+    path.write_bytes(pickle.dumps(Code(marker), protocol=2))
     assert "refused: holds the Python object io.open" in refused(path, nn.Identity())
     path.write_bytes(pickle.dumps(Code(marker)))
     assert "neither PyTorch nor safetensors" in refused(path, nn.Identity())
