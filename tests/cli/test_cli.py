@@ -29,6 +29,7 @@ from synthicl.cli import preflight
 from synthicl.cli.main import evaluate, train
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.results import Results
@@ -119,7 +120,7 @@ def test_images_embedded_again_give_the_stored_rows_and_the_stored_accuracy(fini
     test = ImageDataModule("digits").splits["test"]
     probe = TabICLProbe(context.preprocessing, MINI)
     probe.fit(embeddings, torch.tensor([label for _, label in dataset.samples]))
-    queries = embed_views(backbone, test, 32)[0], torch.from_numpy(test.labels)
+    queries = LabelledEmbeddings(embed_views(backbone, test, 32)[0], torch.from_numpy(test.labels))
     _, measured = score(probe, queries, context.labels.unique().numpy())
     (row,) = Results.load(folder).select(context="synthetic", checkpoint="last", probe="tabicl", split="test")
     assert measured["accuracy"] == pytest.approx(row.accuracy, abs=1 / 539 + 1e-9)
