@@ -327,7 +327,7 @@ def test_a_finished_run_resumes_with_flags_that_win(tmp_path):
     assert "--model.objective=Ridge(" in err and "the checkpoint was made with 0.1 LinearGradientMatching(" in err
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--model.ipc=2")
     assert code == 2
-    assert "--model.ipc=2: the checkpoint was made with 1, which cannot change when a run goes on" in err
+    assert "--model.ipc=2: the checkpoint was made with 1, which cannot change when a run resumes" in err
 
 
 def test_another_optimiser_runs_and_a_run_cannot_change_it(tmp_path):
@@ -737,12 +737,8 @@ def test_imagenette_runs_on_miniature_files(tmp_path, write_image):
         *("-c", str(ROOT / "configs/data/imagenette-160.yaml"), *QUICK, f"--output_dir={tmp_path / 'outputs'}"),
         *(f"--data.root={tmp_path}", "--data.num_workers=0", "--model.images.size=64", "--model.views.crop_size=56"),
         *("--backbone.name=dinov2_vits14", f"--backbone.weights={tmp_path}/dinov2_vits14_pretrain.pth"),
-        *(
-            f"--tabicl.model_path={MINI}",
-            "--trainer.max_steps=4",
-            "--model.views.number=1",
-            "--model.real.bank_views=1",
-        ),
+        *(f"--tabicl.model_path={MINI}", "--trainer.max_steps=4"),
+        *("--model.views.number=1", "--model.real.bank_views=1"),
         "--tabicl.preprocessing=rotated4",
     )
     assert code == 0, err

@@ -205,6 +205,19 @@ def test_each_term_is_shown_the_view_that_it_looks_at():
     assert len(real.z) == 899 and len(real_views.z) == 2 * 899
 
 
+def test_the_objective_is_prepared_for_the_tabicl_that_scores():
+    class Keeps(LinearGradientMatching):
+        def prepare(self, train, deployment, device=None):
+            self.kept = train, deployment
+
+    objective = Keeps(heads=2)
+    module = fit(steps=1, objective=objective, callbacks=[TabICLEvaluation(preprocessing="rotated4", n_estimators=3)])
+    train, deployment = objective.kept
+    assert deployment is module.deployment and deployment.checkpoint == "mini"
+    assert (deployment.preprocessing.name, deployment.preprocessing.n_estimators) == ("rotated4", 3)
+    torch.testing.assert_close(deployment.preprocessing.mean, train.z.double().mean(0).float())
+
+
 def test_an_objective_of_clean_images_ignores_views():
     few, none = (fit(steps=3, objective=Ridge(), number=number) for number in (2, 0))
     assert_equal(few, none)
@@ -431,6 +444,8 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
     fit(steps=2, callbacks=[save])
     with pytest.raises(UserError, match=r"--model\.ipc=2: the checkpoint was made with 1"):
         fit(callbacks=[save], ckpt_path=tmp_path / "last.ckpt", ipc=2)
+    with pytest.raises(UserError, match=r"--model\.images\.size=40: the checkpoint was made with 32"):
+        fit(callbacks=[save], ckpt_path=tmp_path / "last.ckpt", size=40)
     torch.save({"state_dict": {}, "pytorch-lightning_version": L.__version__}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="not a checkpoint of a distillation"):
         fit(ckpt_path=tmp_path / "other.ckpt")
