@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from synthicl.cli.command_line import expand, split, with_defaults
 from synthicl.cli.main import train
-from synthicl.cli.preflight import CONFIGS, expand, settings
 from synthicl.report.table import percent_interval
 from synthicl.studies.few_shot.episodes import t_interval
 
@@ -26,7 +26,7 @@ LINEAR = (
 
 def about(flags: list[str]) -> dict[str, Any]:
     """What identifies a run: flags, and what the configuration files that they name say today."""
-    resolved = settings(["-c", str(CONFIGS / "default.yaml"), *expand(["fit", *flags])[1:]])
+    resolved = with_defaults(expand(split(flags)[1]))
     return {"flags": flags, "settings": resolved, "threads": torch.get_num_threads()}
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from synthicl.artefact.classifier import InContextClassifier
 from synthicl.artefact.context_set import BEST
-from synthicl.cli import preflight
 from synthicl.core.errors import UserError
 from synthicl.core.files import write_whole
+from synthicl.core.settings import of_run
 from synthicl.data.images import EXTENSIONS
 from synthicl.data.transforms import SquareImages
 
@@ -67,11 +67,12 @@ def predict(
     if output.is_dir():
         raise UserError(f"--output={output}: is a folder. Name a file, for example {output / OUTPUT}.")
     found = find_images(images)
+    own_model, own_weights = _files_of_the_run(context)
     classifier = InContextClassifier.from_context_set(
         context,
-        model_path or _of_the_run(context, "tabicl.model_path"),
+        model_path or own_model,
         device,
-        backbone_weights or _of_the_run(context, "backbone.weights"),
+        backbone_weights or own_weights,
     )
     squares = classifier.image_embedder().squares([path for _, path in found])
     batches = [range(start, min(start + batch_size, len(found))) for start in range(0, len(found), batch_size)]
@@ -133,13 +134,16 @@ def _is_visible_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
-def _of_the_run(context: Path, setting: str) -> str | None:
-    """The file that a run was made with, where the folder is a run's and the file still lies there."""
+def _files_of_the_run(context: Path) -> tuple[Path | None, Path | None]:
+    """TabICL's checkpoint and the backbone's weights that a run was made with, as far as they still lie there."""
     folder = context.parent if context.name == BEST else context
-    if not (folder / "config.yaml").is_file():
-        return None
-    path: Any = preflight.run_config(folder).get(setting)
-    return path if path and Path(path).exists() else None
+    if not (folder / "config.yaml").is_file():  # a context set alone
+        return None, None
+    settings = of_run(folder)
+    model, weights = (
+        path if path and path.exists() else None for path in (settings.tabicl.model_path, settings.backbone.weights)
+    )
+    return model, weights
 
 
 def _read(squares: SquareImages, index: int) -> Tensor | str:

@@ -1,9 +1,10 @@
-"""The commands of ``evaluate.py``: their parser, and what happens around each of them."""
+"""The studies and ``predict``: their parser, and what happens around each of them."""
 
 from __future__ import annotations
 
 import inspect
 import shlex
+import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from jsonargparse import ArgumentParser
 
 from synthicl.artefact.predict import predict
-from synthicl.cli.preflight import ELSEWHERE, FOR_DATASETS, subject_config
+from synthicl.cli.command_line import agree, split
+from synthicl.cli.command_line import settings as read
 from synthicl.core.errors import UserError
+from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, of_subject
 from synthicl.studies import STUDIES
 from synthicl.studies.publish import publish
 from synthicl.studies.results import Results
@@ -30,12 +33,12 @@ def asked_for(args: list[str]) -> list[Study]:
 
 
 def parser(studies: Iterable[Study]) -> ArgumentParser:
-    """The parser of ``evaluate.py``: a command's settings are its function's parameters."""
-    main = ArgumentParser(prog="evaluate.py", exit_on_error=False)
+    """The parser: a command's settings are its function's parameters."""
+    main = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     commands = main.add_subcommands()
     for study in studies:
         description = (inspect.getdoc(study.compute) or "").split("\n\n")[0]
-        command = ArgumentParser(description=description, exit_on_error=False)
+        command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
         command.add_argument("--output", help="Folder for results and report; the subject's own if left out.")
         for flag, text in (ELSEWHERE | FOR_DATASETS).items():
@@ -49,7 +52,8 @@ def parser(studies: Iterable[Study]) -> ArgumentParser:
 
 def _predict_parser() -> ArgumentParser:
     """``predict`` scores nothing: it takes a context set and images, and writes a table."""
-    command = ArgumentParser(description="Classify images with a context set alone, into a CSV.", exit_on_error=False)
+    description = "Classify images with a context set alone, into a CSV."
+    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     command.add_argument("subject", help="Folder of a run or a context set.")
     command.add_argument("images", help="A folder of images, an image, or a text file with one path per line.")
     command.add_argument("--output", help="The CSV; predictions.csv in the current directory if left out.")
@@ -60,7 +64,7 @@ def _predict_parser() -> ArgumentParser:
 
 
 def run(args: list[str]) -> None:
-    """Parse a command line of ``evaluate.py`` and run its command.
+    """Parse a command line, see `synthicl.cli.command_line.written`, and run its command.
 
     Raises:
         UserError: what it needs is missing.
@@ -69,6 +73,7 @@ def run(args: list[str]) -> None:
     parsed = parser(studies).parse_args(with_brackets(args, studies))
     name = parsed["subcommand"]
     settings = parsed[name].as_flat().__dict__
+    agree(read(split(args)[1]), settings.get, [flag for flag in ELSEWHERE | FOR_DATASETS if flag in settings])
     if name == "predict":
         predict(
             Path(settings["subject"]),
@@ -82,8 +87,15 @@ def run(args: list[str]) -> None:
         return
     given = {flag: settings.pop(flag) for flag in ELSEWHERE | FOR_DATASETS}
     what, output = settings.pop("subject"), settings.pop("output")
-    command_line = shlex.join(["python", "evaluate.py", *args])
-    evaluate(STUDIES.get(name), what, given, settings, output and Path(output), made_by=command_line)
+    made_by = shlex.join([program(), *args])
+    evaluate(STUDIES.get(name), what, given, settings, output and Path(output), made_by=made_by)
+
+
+def program() -> str:
+    """The console command as it is typed where this process runs."""
+    installed = Path(sysconfig.get_path("scripts"), "synthicl")
+    here = Path.cwd()
+    return str(installed.relative_to(here)) if installed.is_relative_to(here) else installed.name
 
 
 def best_device() -> str:
@@ -92,7 +104,7 @@ def best_device() -> str:
 
 
 def with_brackets(args: list[str], studies: Iterable[Study]) -> list[str]:
-    """Lists as the parser wants them: ``--probes=tabicl,linear`` or ``--probes tabicl,linear`` with brackets."""
+    """Lists as the parser wants them: ``--probes=tabicl,linear`` with brackets."""
     lists = {
         f"--{name}"
         for study in studies
@@ -100,14 +112,9 @@ def with_brackets(args: list[str], studies: Iterable[Study]) -> list[str]:
         if "Sequence[" in str(parameter.annotation)
     }
     written = []
-    arguments = iter(args)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in lists:
-            value = value if equals else next(arguments, "")
-            written.append(f"{flag}={value}" if value.startswith("[") else f"{flag}=[{value}]")
-        else:
-            written.append(argument)
+    for argument in args:
+        flag, _, value = argument.partition("=")
+        written.append(f"{flag}=[{value}]" if flag in lists and not value.startswith("[") else argument)
     return written
 
 
@@ -125,7 +132,7 @@ def evaluate(
     Args:
         study: what is asked.
         what: folder of a run or a context set, or the name of a dataset.
-        given: settings of the subject as dotted names, see `subject_config`.
+        given: settings of the subject as dotted names, see `synthicl.core.settings.of_subject`.
         settings: the study's own.
         output: folder for results and report; None for the subject's own.
         device: None for the GPU if there is one.
@@ -134,8 +141,8 @@ def evaluate(
     Returns:
         All results in the folder, those of earlier studies included.
     """
-    home, config = subject_config(str(what), given)
-    subject = Subject(home, config, device or best_device(), output, made_by)
+    home, settings_of_subject = of_subject(str(what), given)
+    subject = Subject(home, settings_of_subject, device or best_device(), output, made_by)
     results = Results.load(subject.output, subject.fingerprint)
     if not results.rows:
         Results.set_aside(subject.output)

@@ -15,8 +15,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.cli.command_line import EARLY, agree, split, with_defaults
 from synthicl.cli.evaluate import evaluate
-from synthicl.cli.preflight import CONFIGS, settings
+from synthicl.core.configuration import default_files
 from synthicl.core.distributed import ImageParallelStrategy
 from synthicl.core.errors import UserError
 from synthicl.core.files import write_whole
@@ -63,7 +64,7 @@ class SaveConfig(SaveConfigCallback):
             self._write(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write down what a run that goes on goes on with: its checkpoint has not refused it."""
+        """Write down what a run resumes with: its checkpoint has not refused it."""
         if trainer.is_global_zero and self.config["ckpt_path"]:
             self._write(trainer)
 
@@ -139,7 +140,7 @@ class DistillCLI(LightningCLI):
         """Add the groups, and the links between them."""
         parser.add_argument("--output_dir", default="outputs", help="Runs go to <output_dir>/<dataset>/version_<n>.")
         parser.add_argument("--random_draws", type=int, default=50, help="Random contexts in the final table.")
-        # Read before this parser: synthicl.cli.preflight.expand.
+        # Read before this parser: synthicl.cli.command_line.expand.
         parser.add_argument(
             "--include", type=list[str] | None, help="In a file: files in configs/ that come before it."
         )
@@ -148,12 +149,18 @@ class DistillCLI(LightningCLI):
         parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and check that what was read before torch was loaded is what this parser reads."""
+        super().parse_arguments(parser, args)
+        assert isinstance(args, list)
+        agree(with_defaults(split(args)[1]), self.config[self.config["subcommand"]].get, EARLY)
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Create the Trainer with the project's logger and callbacks; several devices share the images out."""
         settings = self.config[self.subcommand]
         check_trainer_settings(settings["trainer"])
         checkpoint = settings.get("ckpt_path")
-        if checkpoint:  # a run that goes on stays in its folder
+        if checkpoint:  # a run that resumes stays in its folder
             run = Path(checkpoint).resolve().parents[1]
         else:
             folder = Path(settings["output_dir"]) / settings["data"]["name"]
@@ -170,7 +177,7 @@ class DistillCLI(LightningCLI):
                     {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}
                 ),
                 # Both are written at validations, whole, over the last one, into the run's folder. "last" comes second:
-                # it holds what "best" has seen, and a run that goes on from it keeps the same best if the folder's path
+                # it holds what "best" has seen, and a run that resumes from it keeps the same best if the folder's path
                 # is the same, hence the whole one.
                 ModelCheckpoint(filename="best", monitor="val/tabicl_accuracy", mode="max", **checkpoints),
                 ModelCheckpoint(filename="last", **checkpoints),
@@ -198,16 +205,17 @@ class DistillCLI(LightningCLI):
             evaluate(COMPARE, _folder(self.trainer), {}, TABLE, device=self.trainer.strategy.root_device)
 
 
-def run(args: ArgsType) -> None:
-    """Parse a command line and run its subcommand.
+def run(args: list[str]) -> None:
+    """Parse a command line, see `synthicl.cli.command_line.written`, and run its subcommand.
 
     Raises:
         UserError: a mistake in the command line that the parser does not see.
     """
-    for argument in args if isinstance(args, list) else []:
-        if argument.partition("=")[0] in {"--model.optimizer.lr", "--model.optimizer.init_args.lr"}:
-            raise UserError(f"{argument}: the learning rate is --model.lr.")
-    checkpoint = settings(list(args)).get("ckpt_path") if isinstance(args, list) else None
+    _, flags = split(args)
+    for flag in flags:
+        if flag.name in {"--model.optimizer.lr", "--model.optimizer.init_args.lr"}:
+            raise UserError(f"{flag}: the learning rate is --model.lr.")
+    checkpoint = with_defaults(flags).get("ckpt_path")
     if checkpoint:
         try:
             torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
@@ -221,7 +229,7 @@ def run(args: ArgsType) -> None:
         ".*in eval mode.*",
         ".*pre-optimization state.*",
         ".*args parameter is intended.*",
-        ".*exists and is not empty.*",  # a run that goes on
+        ".*exists and is not empty.*",  # a run that resumes
         ".*callbacks used to create the checkpoint.*",  # validate and test write none
         ".*many workers.*",
         ".*sync_dist=True.*",  # the score of rank 0 was broadcast
@@ -237,10 +245,18 @@ def run(args: ArgsType) -> None:
         seed_everything_default=False,
         auto_configure_optimizers=False,  # --model.optimizer is the optimiser
         trainer_defaults={"use_distributed_sampler": False},
-        parser_kwargs={"exit_on_error": False}
-        | {
-            name: {"default_config_files": [str(CONFIGS / "default.yaml")], "exit_on_error": False}
-            for name in DistillCLI.subcommands()
+        # An abbreviation is a name that what is read early does not know.
+        parser_kwargs={
+            "exit_on_error": False,
+            "allow_abbrev": False,
+            **{
+                name: {
+                    "default_config_files": [str(file) for file in default_files()],
+                    "exit_on_error": False,
+                    "allow_abbrev": False,
+                }
+                for name in DistillCLI.subcommands()
+            },
         },
         args=args,
     )

@@ -1,22 +1,32 @@
-"""The command lines, ``train.py`` and ``evaluate.py``, and what both do with errors."""
+"""The command ``synthicl``, ``train.py`` and ``evaluate.py``, and what all do with errors."""
 
 from __future__ import annotations
 
+import ast
 import errno
 import re
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 
-from synthicl.cli import preflight
+from synthicl.cli import command_line, preflight
 from synthicl.core.errors import UserError
 from synthicl.core.files import disk_error
+from synthicl.core.registry import plugins
+
+TRAINING = {
+    "fit": "Distil a dataset: synthicl fit -c data/digits.",
+    "validate": "Score the synthetic images of a checkpoint on val.",
+    "test": "Score them on test.",
+}
+PREDICT = {"predict": "Classify images with a context set alone, into a CSV."}
 
 
-def train(args: list[str] | None = None) -> int:
-    """Run ``train.py``.
+def main(args: list[str] | None = None) -> int:
+    """Run ``synthicl``: a training as ``train.py`` does, a study or ``predict`` as ``evaluate.py`` does.
 
     Args:
         args: command line without the program's name; None for this process's own.
@@ -25,17 +35,54 @@ def train(args: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    return guarded(lambda: _main(arguments))
+
+
+def _main(args: list[str]) -> None:
+    evaluations = studies() | PREDICT
+    command = args[0] if args else "--help"
+    if command in {"-h", "--help"}:
+        print(usage(TRAINING | evaluations))
+    elif command in TRAINING:
+        _train(args)
+    elif command in evaluations:
+        _evaluate(args)
+    else:
+        raise UserError(f"{command}: unknown command. Choose one of: {', '.join(TRAINING | evaluations)}.")
+
+
+def studies() -> dict[str, str]:
+    """The studies by name with a line about each; nothing of them is imported, as that would load torch."""
+    found = {}
+    for room in sorted((Path(__file__).parents[1] / "studies").glob("*/__init__.py")):
+        about = ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))) or ""
+        line = about.partition("\n")[0].rpartition("``: ")[2]
+        found[room.parent.name.replace("_", "-")] = line[:1].upper() + line[1:]
+    return found | {plugin.name: f"Of {plugin.value}." for plugin in plugins("synthicl.studies")}
+
+
+def usage(commands: Mapping[str, str]) -> str:
+    """What ``synthicl --help`` shows."""
+    lines = "\n".join(f"  {name:12} {text}" for name, text in commands.items())
+    return f"usage: synthicl COMMAND ...\n\n{lines}\n\nsynthicl COMMAND --help shows the settings of a command."
+
+
+def train(args: list[str] | None = None) -> int:
+    """Run ``train.py``, see `main`."""
+    arguments = list(sys.argv[1:] if args is None else args)
     return guarded(lambda: _train(arguments))
 
 
 def _train(args: list[str]) -> None:
-    if args and not args[0].startswith("-"):
-        args = preflight.expand(args)
-        if not {"-h", "--help", "--print_config"} & set(args):
-            preflight.check_training(preflight.settings(args))
+    words, flags = command_line.split(args)
+    if words:
+        flags = command_line.expand(flags)
+        if not command_line.asks_for_help(flags):
+            preflight.check_training(command_line.with_defaults(flags))
+    # torch is loaded here, after what can be said without it.
     from synthicl.cli.fit import run
 
-    run(args)
+    run(command_line.written(words, flags))
 
 
 def guarded(command: Callable[[], object]) -> int:
@@ -59,16 +106,16 @@ def guarded(command: Callable[[], object]) -> int:
         return _say("Interrupted.", 130)
     except Exception as error:
         if isinstance(error, RuntimeError) and re.search(r"/gloo/|\bNCCL\b", str(error)):
-            return _say("error: another process of this run was lost. A run goes on with CKPT=PATH, on any devices.", 1)
+            return _say("error: another process of this run was lost. A run resumes with CKPT=PATH, on any devices.", 1)
         # Lightning's word for settings that do not fit together; the class cannot be imported before torch.
         if type(error).__name__ != "MisconfigurationException":
             raise
         return _say(f"error: {' '.join(str(error).split())}", 2)
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
-            return _say("Interrupted. A run goes on from its last checkpoint with CKPT=PATH.", 130)
+            return _say("Interrupted. A run resumes from its last checkpoint with CKPT=PATH.", 130)
         if error.code == 143:
-            return _say("Terminated. A run goes on from its last checkpoint with CKPT=PATH.", 143)
+            return _say("Terminated. A run resumes from its last checkpoint with CKPT=PATH.", 143)
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -85,20 +132,16 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def evaluate(args: list[str] | None = None) -> int:
-    """Run ``evaluate.py``.
-
-    Args:
-        args: command line without the program's name; None for this process's own.
-
-    Returns:
-        The exit code.
-    """
+    """Run ``evaluate.py``, see `main`."""
     arguments = list(sys.argv[1:] if args is None else args)
     return guarded(lambda: _evaluate(arguments))
 
 
 def _evaluate(args: list[str]) -> None:
-    preflight.check_evaluation(args)
+    words, flags = command_line.split(args)
+    if not command_line.asks_for_help(flags):
+        preflight.check_evaluation(words, command_line.settings(flags))
+    # torch is loaded here, after what can be said without it.
     from synthicl.cli.evaluate import run
 
-    run(args)
+    run(command_line.written(words, flags))

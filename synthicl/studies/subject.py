@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
 from synthicl.core.run_folder import CONTEXT_FILE
+from synthicl.core.settings import RunSettings
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import SPLITS
@@ -39,7 +39,7 @@ class Subject:
 
     Attributes:
         folder: of the run or the context set; of a dataset alone, where its evaluations go.
-        config: settings as dotted names, see `synthicl.cli.preflight.subject_config`.
+        settings: of the run, or of the dataset, see `synthicl.core.settings.of_subject`.
         device: where backbone and TabICL run.
         elsewhere: folder for results, figures and the report in place of ``folder``.
         made_by: the command line, for the report.
@@ -49,7 +49,7 @@ class Subject:
     """
 
     folder: Path
-    config: Mapping[str, Any]
+    settings: RunSettings
     device: torch.device | str = "cpu"
     elsewhere: Path | None = None
     made_by: str = ""
@@ -74,28 +74,27 @@ class Subject:
     @cached_property
     def data(self) -> ImageDataModule:
         """The dataset; a context set's own classes."""
-        root = Path(self.config["data.root"])
-        workers = int(self.config["data.num_workers"])
-        data = ImageDataModule(self.config["data.name"], root, workers, self.split_seed)
+        asked = self.settings.data
+        data = ImageDataModule(asked.name, asked.root, asked.num_workers, asked.split_seed)
         for found in self.context_sets.values():
             if found.class_names != data.class_names:
                 names = sorted(set(found.class_names) ^ set(data.class_names)) or "their order"
                 raise UserError(
-                    f"--data.root={root}: its classes are not those of {self.folder} ({names}). Name the folder that "
-                    "the images were made from."
+                    f"--data.root={asked.root}: its classes are not those of {self.folder} ({names}). Name the folder "
+                    "that the images were made from."
                 )
         return data
 
     @cached_property
     def backbone(self) -> FrozenBackbone:
         """The frozen backbone; a context set's own, with the weights it was made with."""
-        backbone = FrozenBackbone(self.config["backbone.name"], self.config["backbone.weights"])
+        backbone = FrozenBackbone(self.settings.backbone.name, self.settings.backbone.weights)
         return backbone.require(self.about.get("backbone_weights")).to(self.device)
 
     @property
     def crop_size(self) -> int:
         """Resolution in pixels that the backbone sees."""
-        return int(self.about.get("crop_size") or self.config.get("model.crop_size") or self.backbone.image_size)
+        return int(self.about.get("crop_size") or self.settings.crop_size or self.backbone.image_size)
 
     @property
     def image_size(self) -> int:
@@ -103,13 +102,14 @@ class Subject:
         images = self.context_sets["last"].images if self.context_sets else None
         if images is not None:
             return images.shape[-1]
-        return int(self.config["model.image_size"])
+        if self.settings.image_size is None:
+            raise UserError(f"--model.image_size: the settings of {self.folder} do not say it.")
+        return self.settings.image_size
 
     @property
     def augmentation(self) -> Augmentation:
         """The augmentation that suits the dataset, whether or not the distillation used it."""
-        prefix = "model.augmentation."
-        return Augmentation(**{k.removeprefix(prefix): v for k, v in self.config.items() if k.startswith(prefix)})
+        return Augmentation(**self.settings.augmentation)
 
     @property
     def seed(self) -> int:
@@ -119,7 +119,7 @@ class Subject:
     @property
     def split_seed(self) -> int:
         """Seed of the dataset's splits."""
-        return int(self.config["data.split_seed"])
+        return self.settings.data.split_seed
 
     @property
     def ipc(self) -> int:
@@ -129,7 +129,7 @@ class Subject:
     @cached_property
     def checkpoint(self) -> Path:
         """TabICL's checkpoint; a context set's own, with the weights that it was made with."""
-        choice = self.config["tabicl.checkpoint"], self.config["tabicl.model_path"]
+        choice = self.settings.tabicl.checkpoint, self.settings.tabicl.model_path
         return find_checkpoint(*choice, self.about.get("tabicl_weights"))
 
     @cached_property
@@ -137,11 +137,11 @@ class Subject:
         """TabICL's preprocessing: the context set's own, or for a dataset alone the one that val chooses."""
         if self.context_sets:
             return self.context_sets["last"].preprocessing
-        members = self.config["tabicl.n_estimators"]
-        if self.config["tabicl.preprocessing"] != "auto":
-            return self.fit_preprocessing(self.config["tabicl.preprocessing"])
+        members = self.settings.tabicl.n_estimators
+        if self.settings.tabicl.preprocessing != "auto":
+            return self.fit_preprocessing(self.settings.tabicl.preprocessing)
         train, val = self.embedded("train"), self.embedded("val")
-        candidates = self.config.get("tabicl.candidates", CANDIDATES)
+        candidates = self.settings.tabicl.candidates or CANDIDATES
         return choose_preprocessing(candidates, train, val, self.ipc, self.checkpoint, members, self.device)[0]
 
     @cached_property
@@ -151,7 +151,7 @@ class Subject:
 
     def fit_preprocessing(self, name: str, z: Tensor | None = None) -> Preprocessing:
         """A preprocessing by name, fitted on ``z`` (N, D), by default on all training embeddings."""
-        members = self.config["tabicl.n_estimators"]
+        members = self.settings.tabicl.n_estimators
         if self.context_sets:
             members = self.context_sets["last"].preprocessing.n_estimators
         if name == "post":  # is what the post did, its number of members included
@@ -166,11 +166,12 @@ class Subject:
         if self.context_sets:
             names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
             return {name: self.about[name] for name in names} | split
+        choice = self.settings.tabicl.checkpoint, self.settings.tabicl.model_path
         return {
             "dataset": self.data.name,
             "backbone": self.backbone.name,
             "backbone_weights": self.backbone.fingerprint,
-            "tabicl_checkpoint": checkpoint_name(self.config["tabicl.checkpoint"], self.config["tabicl.model_path"]),
+            "tabicl_checkpoint": checkpoint_name(*choice),
             **split,
         }
 

@@ -25,8 +25,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from synthicl import InContextClassifier
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones import create_backbone
-from synthicl.cli import preflight
 from synthicl.cli.main import evaluate, train
+from synthicl.core.settings import of_subject
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
@@ -37,7 +37,6 @@ from synthicl.tabicl.checkpoint import BUNDLED, MINI
 from synthicl.tabicl.deployment import Deployment
 
 ROOT = Path(__file__).parents[2]
-NAMED = "objective/in_context_lgm"
 DIGITS = ["-c", str(ROOT / "configs/data/digits.yaml")]
 QUICK = [
     "--trainer.max_steps=12",
@@ -154,7 +153,7 @@ def test_evaluate_adds_what_the_table_lacks_and_repeats_nothing(finished, capsys
     assert before.rows.items() <= after.rows.items()  # the seconds too: nothing was measured again
     added = [row for key, row in after.rows.items() if key not in before.rows]
     assert {row.context for row in added if row.probe == "tabicl"} == {"herding", "neighbours"}
-    assert all(row.made_by.startswith("python evaluate.py compare") for row in added)
+    assert all("synthicl compare" in row.made_by for row in added)
     out = capsys.readouterr().out
     assert "synthetic - herding" in out
     assert "Seconds to fit + to predict 539 queries" in out
@@ -216,7 +215,7 @@ def test_another_checkpoint_under_the_same_name_is_scored_again(finished, tmp_pa
 def test_evaluation_stays_with_the_run_that_latest_pointed_to(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "version_0")
     (tmp_path / "latest").symlink_to("version_0")
-    assert preflight.subject_config(str(tmp_path / "latest"), {})[0] == tmp_path / "version_0"
+    assert of_subject(str(tmp_path / "latest"), {})[0] == tmp_path / "version_0"
 
 
 def test_a_run_that_has_not_ended_says_so(finished, tmp_path, capsys):
@@ -316,7 +315,7 @@ def test_validate_and_test_score_a_checkpoint(finished):
         assert f"{split}/tabicl_accuracy" in out
 
 
-def test_a_finished_run_goes_on_with_flags_that_win(tmp_path):
+def test_a_finished_run_resumes_with_flags_that_win(tmp_path):
     assert run("fit", *DIGITS, *QUICK, f"--output_dir={tmp_path}")[0] == 0
     checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", "--trainer.max_steps=16", "--model.lr_schedule=constant")
@@ -372,15 +371,43 @@ def test_cost_and_another_probe_are_logged_beside_the_accuracy(tmp_path):
     seconds = [event.value for event in events.Scalars("train/seconds")]
     assert len(seconds) == 5
     assert seconds[0] > 0
-    assert seconds == sorted(seconds)  # the run that went on goes on counting
+    assert seconds == sorted(seconds)  # the run that resumed counts on
     rows = Results.load(folder).select(probe="linear", split="val", checkpoint="last")
     assert events.Scalars("val/linear_accuracy")[-1].value == pytest.approx(rows[0].accuracy)
 
 
-def spawn(*args: str, **settings) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), "fit", *args]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **settings)
+@pytest.fixture
+def start():
+    """A function that starts a program in a process group of its own; what still runs at the end of a test is ended."""
+    started = []
+
+    def run_program(*command: str, **settings) -> subprocess.Popen:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A shell ignores Ctrl-C for what it starts in the background, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **settings,
+        )
+        started.append(process)
+        return process
+
+    yield run_program
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def spawn(start):
+    """A function that starts ``train.py fit``."""
+    return lambda *args: start(sys.executable, str(ROOT / "train.py"), "fit", *args)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
@@ -406,11 +433,11 @@ ONLINE = ["--model.objective=lgm", "--model.real=online", "--model.views=2"]
         (ONLINE, 50, 1e-8),
     ],
 )
-def test_several_processes_equal_one(flags, steps, tolerance, tmp_path):
+def test_several_processes_equal_one(flags, steps, tolerance, tmp_path, spawn):
     """Images, soft labels and what the objective learns in float64; 10 images on 3 processes do not divide evenly."""
     flags = [*DIGITS, *QUICK, *flags, "--trainer.precision=64-true", "--model.chunk_size=4"]
     flags += [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={steps}"]
-    process = spawn(*flags, "--trainer.devices=3", f"--output_dir={tmp_path / 'many'}", stdout=subprocess.DEVNULL)
+    process = spawn(*flags, "--trainer.devices=3", f"--output_dir={tmp_path / 'many'}")
     code, _, err = run("fit", *flags, f"--output_dir={tmp_path / 'one'}")
     assert code == 0, err
     _, err = process.communicate(timeout=240)
@@ -426,7 +453,7 @@ def test_several_processes_equal_one(flags, steps, tolerance, tmp_path):
         torch.testing.assert_close(other["exp_avg"], moment["exp_avg"], rtol=100 * tolerance, atol=tolerance / 1e4)
 
 
-def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path):
+def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path, start):
     """In float32, after a step with several levels; Adam's first moment is a tenth of its gradient."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -440,8 +467,7 @@ def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
         command += [f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}", str(ROOT / "train.py")]
         command += ["fit", *flags, "--trainer.num_nodes=2", f"--output_dir={tmp_path / 'two'}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        nodes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True))
+        nodes.append(start(*command))
     for node in nodes:
         _, err = node.communicate(timeout=240)
         assert node.returncode == 0, err
@@ -452,18 +478,15 @@ def test_two_nodes_started_by_torchrun_give_the_gradient_of_one_process(tmp_path
         assert difference <= 1e-6 * moment["exp_avg"].norm()
 
 
-def test_a_lost_process_ends_the_run_and_its_checkpoint_goes_on_with_another_number(tmp_path):
-    process = spawn(
-        *(*DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.devices=2", "--trainer.max_steps=5000"),
-        stdout=subprocess.DEVNULL,
-    )
+def test_a_lost_process_ends_the_run_and_its_checkpoint_resumes_with_another_number(tmp_path, spawn):
+    process = spawn(*DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.devices=2", "--trainer.max_steps=5000")
     checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
     wait_for(checkpoint, process)
     (other,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     os.kill(other, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: another process of this run was lost. A run goes on with CKPT=PATH, on any devices." in err
+    assert "error: another process of this run was lost. A run resumes with CKPT=PATH, on any devices." in err
     assert "Traceback" not in err
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", f"--trainer.max_steps={step + 4}", "--trainer.devices=1")
@@ -474,10 +497,8 @@ def test_a_lost_process_ends_the_run_and_its_checkpoint_goes_on_with_another_num
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "Interrupted."), (signal.SIGTERM, 143, "Terminated.")]
 )
-def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path):
-    process = spawn(
-        *DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.max_steps=100000", stdout=subprocess.DEVNULL
-    )
+def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path, spawn):
+    process = spawn(*DIGITS, *QUICK, f"--output_dir={tmp_path}", "--trainer.max_steps=100000")
     checkpoint = tmp_path / "digits/version_0/checkpoints/last.ckpt"
     wait_for(checkpoint, process)
     process.send_signal(number)
@@ -487,7 +508,7 @@ def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path):
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert err.rstrip().splitlines()[-1] == f"{line} A run goes on from its last checkpoint with CKPT=PATH."
+    assert err.rstrip().splitlines()[-1] == f"{line} A run resumes from its last checkpoint with CKPT=PATH."
     assert torch.load(checkpoint, weights_only=True)["global_step"] % 4 == 0
     assert [path for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []
 
@@ -537,7 +558,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--trainer.enable_checkpointing=false"], r"--trainer\.enable_checkpointing=False: not possible here"),
         (["--trainer.max_steps=-1"], r"--trainer\.max_steps=-1: must be at least 1"),
         (["-c", "gone.yaml"], r"-c gone\.yaml: no such file"),
-        (["-c", "configs/data/gone.yaml"], r"DATASET=gone: unknown dataset\. Choose one of: digits"),
+        (["-c", "configs/data/gone.yaml"], r"-c configs/data/gone\.yaml: unknown dataset\. Choose one of: digits"),
+        (["--ckpt_pat=gone.ckpt"], r"--ckpt_pat: not a setting\. Write its name in full, such as --ckpt_path=VALUE"),
+        (["--model.ip=2"], r"unrecognized arguments: --model\.ip=2"),
+        (["--trainer.max_steps"], r"--trainer\.max_steps: a value is missing"),
         (
             ["--model.objective=lgm", "--model.augmentation.noise_std=.inf"],
             r"The loss became NaN or infinite before step \d+\.",
@@ -554,14 +578,7 @@ def test_bad_input_gets_one_line(flags, message, tmp_path):
     assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
 
 
-def test_the_default_objective_is_the_configuration_of_that_name():
-    default, named = (preflight.settings(["-c", str(ROOT / f"configs/{name}.yaml")]) for name in ("default", NAMED))
-    objective = {name: value for name, value in named.items() if name.startswith("model.objective")}
-    assert objective and objective.items() <= default.items()
-    assert named["model.views"] == default["model.views"]
-
-
-def test_a_run_that_goes_on_keeps_its_best(tmp_path, monkeypatch):
+def test_a_run_that_resumes_keeps_its_best(tmp_path, monkeypatch):
     """Under a relative path, which Lightning takes for another folder once it is whole."""
     monkeypatch.chdir(tmp_path)
     assert run("fit", *DIGITS, *QUICK, "--output_dir=runs")[0] == 0
@@ -586,7 +603,7 @@ def test_a_run_that_goes_on_keeps_its_best(tmp_path, monkeypatch):
     assert (path.parent / "best.ckpt").read_bytes() == before
 
 
-def test_a_run_that_goes_on_keeps_its_preprocessing(tmp_path):
+def test_a_run_that_resumes_keeps_its_preprocessing(tmp_path):
     auto = [flag for flag in QUICK if "preprocessing" not in flag]
     narrow = ["--tabicl.candidates=[rotated8,rotated4]", "--tabicl.max_queries=50"]
     code, out, err = run("fit", *DIGITS, *auto, *narrow, f"--output_dir={tmp_path}", "--trainer.max_steps=4")

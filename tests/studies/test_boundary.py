@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.boundary.compute import attention_by_class, boundary, decision_map, fit_plane, map_axes
@@ -40,7 +40,7 @@ def toy(tmp_path):
     """A function that makes a subject of toy splits, with a synthetic context set."""
 
     def make(name="toy", test=TEST):
-        config = subject_config("digits", {"tabicl.n_estimators": 2})[1]
+        config = of_subject("digits", {"tabicl.n_estimators": 2})[1]
         subject = Subject(tmp_path / name, config, _embedded={"train": TRAIN, "val": TRAIN, "test": test})
         about = {"dataset": "digits", "backbone": "mini", "backbone_weights": FrozenBackbone("mini").fingerprint}
         about |= {"objective": "Toy", "tabicl_checkpoint": "mini"}

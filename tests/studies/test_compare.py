@@ -1,12 +1,14 @@
 """Scoring contexts, and the builders of real contexts against brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from synthicl.artefact.context_set import ContextSet
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.coresets import CORESETS
 from synthicl.coresets.all import everything
 from synthicl.coresets.centroid import centroid
@@ -110,9 +112,7 @@ def test_builders_cope_with_gaps_and_single_images(build):
 @pytest.fixture
 def digits(tmp_path):
     """The digits alone, with a preprocessing named so that nothing is to be chosen."""
-    return Subject(
-        tmp_path, subject_config("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1]
-    )
+    return Subject(tmp_path, of_subject("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1])
 
 
 def contexts_of(train, ipc, draws):
@@ -195,7 +195,7 @@ def test_the_posts_preprocessing_keeps_its_members(digits):
 
 def test_too_few_training_images_for_any_preprocessing(digits):
     digits._embedded["train"] = digits.embedded("train").at(torch.arange(8))
-    digits.config = {**digits.config, "tabicl.preprocessing": "auto"}
+    digits.settings = replace(digits.settings, tabicl=replace(digits.settings.tabicl, preprocessing="auto"))
     with pytest.raises(UserError, match=r"--tabicl\.preprocessing=auto: 8 training images are too few for any of"):
         digits.preprocessing  # noqa: B018
 
@@ -300,7 +300,7 @@ def test_poisoned_test_embeddings_change_nothing_but_test_rows(tmp_path):
     images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     seen = []
     for poison in (False, True):
-        config = subject_config("digits", {"tabicl.n_estimators": 1})[1]
+        config = of_subject("digits", {"tabicl.n_estimators": 1})[1]
         chosen = Subject(tmp_path / "alone", config | {"tabicl.candidates": ["rotated4", "pca2"]})
         subject = Subject(tmp_path / str(poison), config)
         clean = chosen.embedded("test")

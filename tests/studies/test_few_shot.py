@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
 from synthicl.studies.few_shot import compute as module
@@ -169,7 +169,7 @@ def toy(tmp_path):
     """A function that makes a subject of three toy splits, its folder by name."""
 
     def make(name="toy", test=None):
-        config = subject_config("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1]
+        config = of_subject("digits", {"tabicl.preprocessing": "rotated4", "tabicl.n_estimators": 1})[1]
         splits = {"train": clusters(40), "val": clusters(40, seed=1), "test": test or clusters(60, seed=2)}
         return Subject(tmp_path / name, config, _embedded=splits)
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.cli.evaluate import parser, with_brackets
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.icl_vs_gd import ICL_VS_GD
@@ -49,7 +49,7 @@ def toy(tmp_path):
     """A function that makes a subject of three toy splits, with a synthetic context set."""
 
     def make(name="toy", test=TEST):
-        config = subject_config("digits", {"tabicl.n_estimators": 2})[1]
+        config = of_subject("digits", {"tabicl.n_estimators": 2})[1]
         subject = Subject(tmp_path / name, config, _embedded={"train": TRAIN, "val": VAL, "test": test})
         about = {"dataset": "digits", "backbone": "mini", "backbone_weights": FrozenBackbone("mini").fingerprint}
         about |= {"objective": "Toy", "tabicl_checkpoint": "mini"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.results import Results
@@ -30,7 +30,7 @@ def toy(tmp_path):
     """A function that makes a subject of three toy splits, its folder by name."""
 
     def make(name="toy", test=None, preprocessing="rotated4"):
-        config = subject_config("digits", {"tabicl.preprocessing": preprocessing, "tabicl.n_estimators": 1})[1]
+        config = of_subject("digits", {"tabicl.preprocessing": preprocessing, "tabicl.n_estimators": 1})[1]
         splits = {"train": clusters(60), "val": clusters(20, seed=1), "test": test or clusters(25, seed=2)}
         return Subject(tmp_path / name, config, _embedded=splits)
 

@@ -11,8 +11,8 @@ from PIL import Image
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.backbones.models import efficientnet
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.data.transforms import centre_square
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
     folders = {}
     for backbone in BACKBONES:
         folder = tmp_path_factory.mktemp(backbone)
-        config = subject_config("digits", {"backbone.name": backbone})[1]
+        config = of_subject("digits", {"backbone.name": backbone})[1]
         subject = Subject(folder, config)
         labels = torch.arange(10)
         first = torch.tensor([int(np.flatnonzero(subject.data.splits["train"].labels == label)[0]) for label in labels])
@@ -57,7 +57,7 @@ def runs(tmp_path_factory):
 
 
 def subject_of(folder, output, **given):
-    return Subject(folder, subject_config(str(folder), given)[1], elsewhere=output)
+    return Subject(folder, of_subject(str(folder), given)[1], elsewhere=output)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_images_of_one_efficientnet_are_seen_by_the_other_and_by_a_small_backbon
     folders = {}
     for name in names:
         asked = {"data.root": str(root), "data.num_workers": 0, "backbone.name": name, "tabicl.checkpoint": "mini"}
-        subject = Subject(tmp_path / name, subject_config("folder", asked)[1])
+        subject = Subject(tmp_path / name, of_subject("folder", asked)[1])
         assert subject.crop_size == 128
         images = torch.randint(256, (2, 3, 128, 128), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
         metadata = {
@@ -205,7 +205,7 @@ def test_what_is_measured_is_not_measured_again(matrix, runs):
 
 
 def test_a_dataset_alone_has_the_references(tmp_path):
-    config = subject_config("digits", {"tabicl.preprocessing": "rotated8", "tabicl.n_estimators": 1})[1]
+    config = of_subject("digits", {"tabicl.preprocessing": "rotated8", "tabicl.n_estimators": 1})[1]
     results = Results()
     transfer(Subject(tmp_path, config), results, backbones=("mini",), random_draws=1)
     assert {row.context for row in results.rows.values()} == {"class_mean", "centroid", "random"}

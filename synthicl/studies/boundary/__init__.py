@@ -1,4 +1,4 @@
-"""``boundary``: what it computes, and what it shows."""
+"""``boundary``: what TabICL decides on a plane, and which context rows it looks at."""
 
 from synthicl.studies.boundary.compute import boundary
 from synthicl.studies.boundary.show import figures, tables

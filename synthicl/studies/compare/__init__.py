@@ -1,4 +1,4 @@
-"""``compare``: what it computes, and what it shows."""
+"""``compare``: contexts of equal size, and all data, with every probe on the same queries."""
 
 from synthicl.studies.compare.compute import compare
 from synthicl.studies.compare.show import figures, tables

@@ -45,7 +45,7 @@ def compare(
         reference_seeds: fits of linear_reference on each context, of which the paper has five.
     """
     ipc = ipc or subject.ipc
-    draws = random_draws or int(subject.config["random_draws"])
+    draws = random_draws or subject.settings.random_draws
     chosen = real_contexts(subject, ipc, draws, contexts)
     # What does not depend on the number of images per class is filed under the context set's own.
     fixed = [context for context in chosen if context.name in WHATEVER_IPC] + list(synthetic_contexts(subject))

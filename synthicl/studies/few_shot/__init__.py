@@ -1,4 +1,4 @@
-"""``few-shot``: what it computes, and what it shows."""
+"""``few-shot``: accuracy over N-way K-shot episodes, with an interval."""
 
 from synthicl.studies.few_shot.compute import few_shot
 from synthicl.studies.few_shot.show import figures, tables

@@ -1,4 +1,4 @@
-"""``icl-vs-gd``: what it computes, and what it shows."""
+"""``icl-vs-gd``: whether TabICL predicts what a linear probe predicts after some steps of gradient descent."""
 
 from synthicl.studies.icl_vs_gd.compute import icl_vs_gd
 from synthicl.studies.icl_vs_gd.show import figures, tables

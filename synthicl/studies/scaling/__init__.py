@@ -1,4 +1,4 @@
-"""``scaling``: what it computes, and what it shows."""
+"""``scaling``: accuracy and time of TabICL against the share of the training rows in its context."""
 
 from synthicl.studies.scaling.compute import scaling
 from synthicl.studies.scaling.show import figures, tables

@@ -1,4 +1,4 @@
-"""``transfer``: what it computes, and what it shows."""
+"""``transfer``: synthetic images that were distilled with one backbone, seen by others."""
 
 from synthicl.studies.study import Study
 from synthicl.studies.transfer.compute import transfer

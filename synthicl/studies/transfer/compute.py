@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -22,8 +23,8 @@ from torch import Tensor
 from synthicl.backbones import BACKBONES
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.backbones.models import efficientnet, mini
-from synthicl.cli.preflight import subject_config
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.coresets import CORESETS
 from synthicl.data.transforms import centre_square, crop_centre
 from synthicl.embeddings.bank import BATCH_SIZE
@@ -105,9 +106,10 @@ def weights_files(entries: Sequence[str]) -> dict[str, str]:
 
 def open_run(run: str, subject: Subject, files: Mapping[str, str]) -> Subject:
     """A further run, on the subject's device, with the weights file that was named for its backbone."""
-    folder, config = subject_config(run, {})
-    config["backbone.weights"] = files.get(config["backbone.name"], config["backbone.weights"])
-    return Subject(folder, config, subject.device)
+    folder, settings = of_subject(run, {})
+    if named := files.get(settings.backbone.name):
+        settings = replace(settings, backbone=replace(settings.backbone, weights=Path(named)))
+    return Subject(folder, settings, subject.device)
 
 
 def check(subject: Subject, sources: Sequence[Subject]) -> None:
@@ -122,7 +124,7 @@ def check(subject: Subject, sources: Sequence[Subject]) -> None:
     for source in sources:
         if not source.context_sets or source.context_sets["last"].images is None:
             raise UserError(f"{source.folder}: there are no synthetic images. Name the folder of a finished run.")
-        theirs, ours = (source.config["data.name"], source.ipc), (subject.config["data.name"], subject.ipc)
+        theirs, ours = (source.settings.data.name, source.ipc), (subject.settings.data.name, subject.ipc)
         if theirs != ours:
             raise UserError(
                 f"--runs={source.folder}: {theirs[0]} with {theirs[1]} images per class cannot stand in a matrix of "
