@@ -1,8 +1,8 @@
 """What matters in a distillation: one setting changed at a time, on val.
 
-    python benchmarks/ablation.py                                        # one seed of everything, on digits
-    python benchmarks/ablation.py --only "lgm" "lgm, heads 1" --seeds 5  # more seeds of what is close
-    python benchmarks/ablation.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
+    .venv/bin/python benchmarks/ablation.py                             # one seed of everything, on digits
+    .venv/bin/python benchmarks/ablation.py --only "lgm" "lgm, heads 1" --seeds 5  # more seeds of what is close
+    .venv/bin/python benchmarks/ablation.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
 
 Flags that are not the script's go to train.py. Runs that are there are not made again, and the page shows all that are
 there. test is not looked at.
@@ -113,7 +113,7 @@ def main() -> None:
                 body.append(line(name, runs))
         header = ["variation", "seeds", "TabICL", "linear", "best TabICL, at step", "s"]
         parts.append(f"## {objective}\n\n{markdown(Table('', header, body))}")
-    command = shlex.join(["python", "benchmarks/ablation.py", *sys.argv[1:]])
+    command = shlex.join([".venv/bin/python", "benchmarks/ablation.py", *sys.argv[1:]])
     about = (
         f"Written by `{command}` ({machine()}).\n\nAccuracy on val in % at the end of a run; over several seeds the "
         "mean, with its 95 % interval (Student). Best: highest at any validation, as a run that stops on val would "

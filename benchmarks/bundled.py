@@ -1,6 +1,6 @@
 """Measure the bundled backbones and the bundled TabICL, and write docs/bundled.md.
 
-    python benchmarks/bundled.py
+    .venv/bin/python benchmarks/bundled.py
 
 Columns and preprocessing are chosen on val; test is scored once, with what val chose.
 """
@@ -118,7 +118,7 @@ def main() -> None:
     sizes = {split: len(of_split.y) for split, of_split in embedded["mini"].items()}
     page = f"""# The bundled backbones and TabICL, measured
 
-Written by `python benchmarks/bundled.py`. Digits: {sizes["train"]} training,
+Written by `.venv/bin/python benchmarks/bundled.py`. Digits: {sizes["train"]} training,
 {sizes["val"]} val and {sizes["test"]} test images. Accuracies in %. How the weights were made stands in the JSON file
 beside each.
 

@@ -1,6 +1,6 @@
 """What a distillation of a dataset of any size would cost: FLOPs, bytes and what devices exchange.
 
-    python benchmarks/cost_model.py        # writes docs/cost-model.md; a minute, no accelerator
+    .venv/bin/python benchmarks/cost_model.py        # writes docs/cost-model.md; a minute, no accelerator
 
 Two constants of each backbone are measured, the FLOPs of a row and what autograd keeps of it; the rest is arithmetic.
 """
@@ -157,7 +157,7 @@ def main() -> None:
     time, memory = tables(constants[BACKBONE])
     parts = [
         "# Cost model",
-        "Written by `python benchmarks/cost_model.py`. What stands behind it, and what it leaves out: "
+        "Written by `.venv/bin/python benchmarks/cost_model.py`. What stands behind it, and what it leaves out: "
         f"[scaling.md](scaling.md). Settings of `configs/data/imagenette.yaml`: {SIZE} px, {VIEWS} views, {HEADS} "
         f"heads, {BANK_BATCH:,} bank images with {BANK_VIEWS} views in a step, {STEPS:,} steps, several chunks (two "
         "forwards).",

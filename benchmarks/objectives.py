@@ -1,11 +1,11 @@
 """Distil with several objectives, numbers of images and seeds, and put what they reached into one page.
 
-    python benchmarks/objectives.py                                       # on digits, one image per class, five seeds
-    python benchmarks/objectives.py --objectives lgm ridge in_context in_context_lgm --ipc 2 5 10 --seeds 3 \
+    .venv/bin/python benchmarks/objectives.py                     # on digits, one image per class, five seeds
+    .venv/bin/python benchmarks/objectives.py --objectives lgm ridge in_context in_context_lgm --ipc 2 5 10 --seeds 3 \
         --page docs/objectives-digits-ipc.md
-    python benchmarks/objectives.py --objectives lgm lgm_reference        # the public code's settings (slow)
-    python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views=3" --seeds 1  # its own flags
-    python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml -c ... --data.root=my/images
+    .venv/bin/python benchmarks/objectives.py --objectives lgm lgm_reference  # the public code's settings (slow)
+    .venv/bin/python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views=3" --seeds 1  # own flags
+    .venv/bin/python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml --data.root=my/images
 
 Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, preprocessing and
 TabICL are the same. Runs and scores that are there already are not made again.
@@ -176,7 +176,7 @@ def main() -> None:
         f"### Seconds from the start of the fit, validations left out ({machine()})\n\n"
         + markdown(Table("", ["objective", "per class", "s"], seconds))
     )
-    command = shlex.join(["python", "benchmarks/objectives.py", *sys.argv[1:]])
+    command = shlex.join([".venv/bin/python", "benchmarks/objectives.py", *sys.argv[1:]])
     about = (
         f"Written by `{command}`: {options.seeds} seeds of the optimisation, one backbone, one split. In brackets "
         f"after a context: how many seeds or draws. `tabicl {JUDGE}` is a TabICL of another pre-training seed, which "

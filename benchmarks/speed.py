@@ -1,8 +1,8 @@
 """Time and memory: to the same accuracy, of a step, of an embedding bank; written as JSON, tables and plots.
 
-    python benchmarks/speed.py                               # everything, an hour on one core
-    python benchmarks/speed.py --sections step memory bank   # minutes
-    python benchmarks/speed.py --sections accuracy --seeds 1
+    .venv/bin/python benchmarks/speed.py                               # everything, an hour on one core
+    .venv/bin/python benchmarks/speed.py --sections step memory bank   # minutes
+    .venv/bin/python benchmarks/speed.py --sections accuracy --seeds 1
 
 What is compared is measured in one run, turn by turn. Flags that are not the script's go to the runs of section
 ``accuracy``, whose dataset and backbone they name.
@@ -105,7 +105,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    command = shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])
+    command = shlex.join([".venv/bin/python", "benchmarks/speed.py", *sys.argv[1:]])
     path = options.page.with_suffix(".json")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for section in options.sections:

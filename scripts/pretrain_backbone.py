@@ -1,7 +1,7 @@
 """Pre-train a bundled backbone on the training split of a dataset, without labels (SimCLR).
 
-    python scripts/pretrain_backbone.py --architecture mini
-    python scripts/pretrain_backbone.py --architecture mini_conv --data.root my/images \
+    .venv/bin/python scripts/pretrain_backbone.py --architecture mini
+    .venv/bin/python scripts/pretrain_backbone.py --architecture mini_conv --data.root my/images \
         --augmentation photographs --output my-backbone.safetensors
 
 T. Chen, S. Kornblith, M. Norouzi and G. Hinton, "A Simple Framework for Contrastive Learning of Visual
@@ -121,7 +121,7 @@ def main() -> None:
                 best_state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(best_state)
     provenance = {
-        "command": "python " + " ".join(sys.argv),
+        "command": ".venv/bin/python " + " ".join(sys.argv),
         "seed": options.seed,
         "hours": round((time.time() - start) / 3600, 3),
         "data": f"{options.root or 'scikit-learn digits'}, {len(images)} training images, no labels",

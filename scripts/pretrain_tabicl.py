@@ -1,6 +1,6 @@
 """Pre-train the bundled mini TabICL on a synthetic prior of class clusters: it sees no image and no embedding.
 
-    python scripts/pretrain_tabicl.py --steps 24000 --seed 0
+    .venv/bin/python scripts/pretrain_tabicl.py --steps 24000 --seed 0
 
 The model is the real ``tabicl`` package's, only small; the checkpoint is in tabicl's own format. What makes it work:
 
@@ -8,7 +8,7 @@ The model is the real ``tabicl`` package's, only small; the checkpoint is in tab
   to 10 classes, 1 to 90 context rows per class;
 - a curriculum over classes and columns, and Muon: AdamW on the full prior does not leave chance level in this time;
 - columns are shuffled in every table: the ensemble members of ``TabICLClassifier`` shuffle them too;
-- every random draw is a function of (seed, step), so that a run that was interrupted goes on exactly.
+- every random draw is a function of (seed, step), so that an interrupted run resumes exactly.
 
 TabICL: J. Qu, D. Holzmueller, G. Varoquaux and M. Le Morvan, ICML 2025, https://arxiv.org/abs/2502.05564.
 Muon: K. Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/.
@@ -242,7 +242,8 @@ def main() -> None:
     seconds = time.time() - start
     save(options.steps, seconds)
     provenance = {
-        "command": f"python scripts/pretrain_tabicl.py --steps {options.steps} --lr {options.lr} --seed {options.seed}",
+        "command": ".venv/bin/python scripts/pretrain_tabicl.py "
+        f"--steps {options.steps} --lr {options.lr} --seed {options.seed}",
         "seed": options.seed,
         "hours": round(seconds / 3600, 2),
         "data": "synthetic class clusters only (draw_tables in scripts/pretrain_tabicl.py)",

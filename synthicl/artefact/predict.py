@@ -1,7 +1,7 @@
 """``predict``: classify new images with the context set of a finished run, and write a table.
 
 Images are read, embedded and classified batch by batch, so memory does not grow with their number. One that cannot be
-read gets a row that says why, and the others go on.
+read gets a row that says why, and the others are classified all the same.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,19 @@ from synthicl.studies.study import Study
 from synthicl.studies.subject import Subject
 
 
-def parser() -> ArgumentParser:
+def asked_for(args: list[str]) -> list[Study]:
+    """The study that a command line names; all where it names none, to show which there are."""
+    names = STUDIES.names()
+    if args and args[0] in [*names, "predict"]:  # what is wrong with another package's is said to who asks for that
+        names = [name for name in names if name == args[0]]
+    return [STUDIES.get(name) for name in names]
+
+
+def parser(studies: Iterable[Study]) -> ArgumentParser:
     """The parser: a command's settings are its function's parameters."""
     main = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     commands = main.add_subcommands()
-    for name in STUDIES.names():
-        study = STUDIES.get(name)
+    for study in studies:
         description = (inspect.getdoc(study.compute) or "").split("\n\n")[0]
         command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
         command.add_argument("subject", help="Folder of a run or a context set, or the name of a dataset.")
@@ -38,7 +45,7 @@ def parser() -> ArgumentParser:
             whole = flag in {"data.split_seed", "tabicl.n_estimators"}
             command.add_argument(f"--{flag}", help=text, type=int if whole else str)
         command.add_function_arguments(study.compute, skip={"subject", "results"})
-        commands.add_subcommand(name, command)
+        commands.add_subcommand(study.name, command)
     commands.add_subcommand("predict", _predict_parser())
     return main
 
@@ -62,7 +69,8 @@ def run(args: list[str]) -> None:
     Raises:
         UserError: what it needs is missing.
     """
-    parsed = parser().parse_args(with_brackets(args))
+    studies = asked_for(args)
+    parsed = parser(studies).parse_args(with_brackets(args, studies))
     name = parsed["subcommand"]
     settings = parsed[name].as_flat().__dict__
     agree(read(split(args)[1]), settings.get, [flag for flag in ELSEWHERE | FOR_DATASETS if flag in settings])
@@ -95,13 +103,13 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def with_brackets(args: list[str]) -> list[str]:
+def with_brackets(args: list[str], studies: Iterable[Study]) -> list[str]:
     """Lists as the parser wants them: ``--probes=tabicl,linear`` with brackets."""
     lists = {
         f"--{name}"
-        for study in map(STUDIES.get, STUDIES.names())
+        for study in studies
         for name, parameter in inspect.signature(study.compute).parameters.items()
-        if str(parameter.annotation).startswith("Sequence")
+        if "Sequence[" in str(parameter.annotation)
     }
     written = []
     for argument in args:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from synthicl.backbones.frozen import FrozenBackbone
+from synthicl.data.augmentation import Augmentation
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
-
-if TYPE_CHECKING:
-    from synthicl.backbones.frozen import FrozenBackbone
-    from synthicl.data.augmentation import Augmentation
 
 
 @dataclass(frozen=True)

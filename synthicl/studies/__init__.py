@@ -1,7 +1,7 @@
 """What is asked of context sets: a study is a folder here, with what it computes and what it shows.
 
-It puts a `Study` into ``REGISTERED``; other packages register theirs as entry points of the group
-``synthicl.studies``.
+Its ``__init__.py`` puts a `Study` into ``REGISTERED`` under the study's name; other packages register theirs as entry
+points of the group ``synthicl.studies``.
 """
 
 from synthicl.core.registry import Registry, instance_of

@@ -22,10 +22,10 @@ def publish(subject: Subject, results: Results, study: Study) -> None:
         results: of all studies so far.
         study: the one that has just run; it need not be registered.
     """
-    known = {name: STUDIES.get(name) for name in STUDIES.names()} | {study.name: study}
     present = list(dict.fromkeys(row.command for row in results.rows.values()))  # in the order in which they ran
     print_tables(study.tables(results.of(study.name)))
     # Rows of a study that is no longer installed stay in results.json and are not shown.
+    known = {name: STUDIES.get(name) for name in present if name in STUDIES.names()} | {study.name: study}
     sections = [section_of(known[name], results.of(name)) for name in present if name in known]
     row = next(iter(results.rows.values()))
     title = f"synthicl: {row.run.get('dataset', subject.folder.name)}"

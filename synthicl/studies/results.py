@@ -79,6 +79,11 @@ class Row:
         return "/".join(f"{name}={getattr(self, name)}" for name in KEY)
 
 
+def probe_title(probe: str, preprocessing: str) -> str:
+    """How a probe is called in tables and figures: with its preprocessing in brackets, where it has one."""
+    return f"{probe} ({preprocessing})" if preprocessing else probe
+
+
 @dataclass
 class Results:
     """Rows and the predictions behind them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,6 +188,6 @@ class Scorer:
             predictions, measured = score(probe, asked, np.unique(context.rows.y.numpy()))
             row = self.row(context, probe, split, asked, fit_seconds=fit_seconds, **measured)
             measures, arrays = extra(job, split, predictions) if extra else Extra()
-            row.measures.update(measures)
+            row = replace(row, measures={**row.measures, **measures})
             self.results.add(row, predictions, labels=asked.y.numpy() if job.queries else None)
             self.results.arrays |= {f"{self.command}/{name}/{row.key}": array for name, array in arrays.items()}

@@ -55,6 +55,17 @@ def test_load_gives_what_was_saved(tmp_path, preprocessing, images):
         assert loaded.images is None
 
 
+def test_soft_labels_come_back_and_are_among_the_rows(tmp_path):
+    saved = context_set()
+    assert saved.rows.soft_labels is None
+    saved.soft_labels = torch.rand(6, 3).softmax(1)
+    saved.save(tmp_path)
+    rows = ContextSet.load(tmp_path).rows
+    assert torch.equal(rows.soft_labels, saved.soft_labels)
+    assert torch.equal(rows.z, saved.embeddings)
+    assert torch.equal(rows.y, saved.labels)
+
+
 def test_saving_again_replaces(tmp_path):
     context_set().save(tmp_path)
     other = context_set()

@@ -118,7 +118,7 @@ def test_chunks_of_queries_change_nothing(monkeypatch, size):
 
 
 SHIPPED = [*PROBES.names(), "linear_reference"]
-every_probe = pytest.mark.parametrize("make", map(probe_factory, SHIPPED), ids=SHIPPED)
+every_probe = pytest.mark.parametrize("make", [probe_factory(name) for name in SHIPPED], ids=SHIPPED)
 
 
 def test_what_the_package_ships():

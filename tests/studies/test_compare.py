@@ -118,8 +118,8 @@ def digits(tmp_path):
 def contexts_of(train, ipc, draws):
     """Every builder's context, random ones drawn often."""
     return [
-        Context(name, draw, "", build(train, ipc, draw).rows)
-        for name, build in ((name, CORESETS.get(name)) for name in CORESETS.names())
+        Context(name, draw, "", CORESETS.get(name)(train, ipc, draw).rows)
+        for name in CORESETS.names()
         for draw in range(draws if name == "random" else 1)
     ]
 

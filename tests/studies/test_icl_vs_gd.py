@@ -236,5 +236,5 @@ def test_message_for_settings_out_of_range(toy, given, message):
 def test_settings_are_flags():
     assert ICL_VS_GD.compute is icl_vs_gd
     args = ["icl-vs-gd", "digits", "--learning_rates=0.1,1", "--steps=7", "--contexts=random,centroid"]
-    given = parser().parse_args(with_brackets(args))["icl-vs-gd"]
+    given = parser([ICL_VS_GD]).parse_args(with_brackets(args, [ICL_VS_GD]))["icl-vs-gd"]
     assert (given.learning_rates, given.steps, given.contexts) == ([0.1, 1.0], 7, ["random", "centroid"])

@@ -74,7 +74,9 @@ def test_results_of_another_subject_count_as_nothing(tmp_path, results):
 def test_drop_removes_what_belongs_to_a_row(results):
     results.add(replace(ROW, draw=9), PREDICTIONS, labels=LABELS)
     (row,) = results.select(draw=9)
+    results.arrays = {f"compare/map/{row.key}": LABELS, f"compare/map/{ROW.key}": LABELS, "compare/axes": LABELS}
     results.drop([row])
+    assert list(results.arrays) == [f"compare/map/{ROW.key}", "compare/axes"]
     assert not any(row.key in kept for kept in (results.rows, results.predictions, results.labels))
     assert len(results.rows) == 3
 

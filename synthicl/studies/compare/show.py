@@ -11,7 +11,7 @@ from synthicl.core.statistics import mean_accuracy, paired_difference
 from synthicl.report.style import COLORS, new_figure
 from synthicl.report.table import Table, difference_cells, percent, percent_interval
 from synthicl.studies.contexts import rank
-from synthicl.studies.results import Results, Row
+from synthicl.studies.results import Results, Row, probe_title
 
 TIMES = ("fit_seconds", "predict_seconds")
 
@@ -66,11 +66,7 @@ def accuracy_table(results: Results, split: str) -> Table:
     spread = len(columns) <= 2  # there is room for it, and the strip plot shows it
     first = results.select(split=split)[0]
     title = f"Accuracy on {split} in %, {first.n_query} queries, 95 % intervals"
-    header = [
-        "context",
-        "rows",
-        *(f"{probe} ({preprocessing})" if preprocessing else probe for probe, preprocessing in columns),
-    ]
+    header = ["context", "rows", *(probe_title(*column) for column in columns)]
 
     def cells(rows: list[Row]) -> list[str]:
         each = [[row for row in rows if (row.probe, row.preprocessing) == pair] for pair in columns]
@@ -126,11 +122,7 @@ def seconds_table(results: Results, split: str) -> Table:
             cells.append(f"{fit:.2f} + {predict:.2f}" if chosen else "")
         body.append([label(key, rows), str(rows[0].n_context), *cells])
     queries = results.select(split=split)[0].n_query
-    header = [
-        "context",
-        "rows",
-        *(f"{probe} ({preprocessing})" if preprocessing else probe for probe, preprocessing in columns),
-    ]
+    header = ["context", "rows", *(probe_title(*column) for column in columns)]
     return Table(f"Seconds to fit + to predict {queries} queries", header, body)
 
 

@@ -12,7 +12,7 @@ from synthicl.core.statistics import Interval
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, percent, percent_interval
 from synthicl.studies.few_shot.episodes import Spread, estimate_spread, t_interval
-from synthicl.studies.results import Results, Row
+from synthicl.studies.results import Results, Row, probe_title
 
 
 class Evaluated(NamedTuple):
@@ -80,8 +80,7 @@ def accuracy_table(found: Evaluated) -> Table:
 
 def title_of(found: Evaluated, probe: str) -> str:
     """A probe with its preprocessing in brackets."""
-    preprocessing = found.rows[probe][0].preprocessing
-    return f"{probe} ({preprocessing})" if preprocessing else probe
+    return probe_title(probe, found.rows[probe][0].preprocessing)
 
 
 def plan_table(results: Results, found: Evaluated) -> Table:

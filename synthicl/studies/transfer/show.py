@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from synthicl.core.statistics import mean_accuracy, paired_difference
 from synthicl.report.style import COLORS, new_figure
 from synthicl.report.table import Table, difference_cells, percent_interval
-from synthicl.studies.results import Results, Row
+from synthicl.studies.results import Results, Row, probe_title
 from synthicl.studies.transfer.compute import PROBES, REFERENCES
 
 MARKERS = dict(zip(PROBES, "os", strict=True))
@@ -55,11 +55,7 @@ def probes(results: Results) -> list[str]:
 def described(results: Results, probe: str) -> str:
     """A probe with its preprocessing, and the number of queries."""
     row = results.select(split="test", probe=probe)[0]
-    return (
-        f"{probe} ({row.preprocessing}), {row.n_query} test queries"
-        if row.preprocessing
-        else f"{probe}, {row.n_query} test queries"
-    )
+    return f"{probe_title(probe, row.preprocessing)}, {row.n_query} test queries"
 
 
 def matrix(results: Results, probe: str) -> Table:
