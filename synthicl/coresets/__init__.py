@@ -1,8 +1,8 @@
 """Context sets made of real data: what a synthetic context set is compared with.
 
 A builder is one file here that puts a function into ``REGISTERED``: ``build(train, ipc, seed) -> Coreset``, from the
-clean training embeddings with their labels (`LabelledEmbeddings`); other packages register theirs as entry points of
-the group ``synthicl.coresets``. Builders see training data only.
+clean training embeddings; other packages register theirs as entry points of the group ``synthicl.coresets``. Builders
+see training data only.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ class TabICLProbe(Probe):
     def classifier(self) -> TabICLClassifier:
         """The wrapper, not fitted yet."""
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the checkpoint is a file: nothing is to be looked up
-        from tabicl import TabICLClassifier  # after the line above, which huggingface_hub reads when it is imported
+        # After the line above, which huggingface_hub reads when it is imported.
+        from tabicl import TabICLClassifier
 
         return TabICLClassifier(
             n_estimators=self.preprocessing.n_estimators,
