@@ -49,7 +49,7 @@ lock: .venv/ready ## Write requirements.lock from what is installed in .venv
 		| sed -E "s/^((nvidia|cuda|triton).*)/\1 ; sys_platform == 'linux'/" > requirements.lock
 
 clean: ## Remove .venv and caches; outputs/ stays
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build
 
 # Made anew when the locked versions change. torch and torchvision come in one install, so they match.
 .venv/ready: requirements.lock pyproject.toml setup.py

@@ -190,7 +190,13 @@ PARTS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.lists(PARTS, max_size=4))
 def test_both_parsers_read_the_same_or_refuse(full_parser, tmp_path, parts):
     """Dataset, backbone, checkpoints and their files, from command lines with what people may write."""
