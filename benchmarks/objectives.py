@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/objectives.py --objectives lgm ridge in_context in_context_lgm --ipc 2 5 10 --seeds 3 \
         --page docs/objectives-digits-ipc.md
     .venv/bin/python benchmarks/objectives.py --objectives lgm lgm_reference  # the public code's settings (slow)
-    .venv/bin/python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views.number=3"  # with its own flags
+    .venv/bin/python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views.number=3"  # own flags
     .venv/bin/python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml --data.root=my/images
 
 Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, preprocessing and
