@@ -323,7 +323,7 @@ def test_the_seed_decides():
         {"size": 40, "crop_size": 32},
         {"trainer_settings": {"precision": "bf16-mixed"}},
     ],
-    ids=str,
+    ids=" and ".join,
 )
 def test_every_setting_runs_and_changes_the_images(settings):
     settings = {"trainer_settings": {}, **settings}
