@@ -115,9 +115,10 @@ def main() -> None:
         parts.append(f"## {objective}\n\n{markdown(Table('', header, body))}")
     command = shlex.join([".venv/bin/python", "benchmarks/ablation.py", *sys.argv[1:]])
     about = (
-        f"Written by `{command}` ({machine()}).\n\nAccuracy on val in % at the end of a run; over several seeds the "
-        "mean, with its 95 % interval (Student). Best: highest at any validation, as a run that stops on val would "
-        "have it. s: seconds from the start of the fit, validations left out."
+        f"Written by `{command}` ({machine()}).\n\nThe tables show accuracy on val in % at the end of a run. With "
+        "several seeds it is the mean, with Student's 95 % interval. The best TabICL is the highest accuracy at any "
+        "validation: a run that stops on val would have it. s is seconds from the start of the fit, without "
+        "validations."
     )
     options.page.write_text(
         f"# Ablation on {options.name}\n\n{about}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"

@@ -128,11 +128,13 @@ beside each.
 
 ## TabICL mini on val: which preprocessing
 
-Random contexts of `mini` embeddings, mean of {DRAWS} draws ± standard error over draws; {MEMBERS} members.
+Contexts are random rows of `mini` embeddings. The table shows the mean of {DRAWS} draws ± its standard error.
+TabICL has {MEMBERS} members.
 
 {markdown(Table("", header, body(on_val)))}
 
-Chosen: **{chosen}**, the fewest columns among those within one standard error of the best mean over the four columns.
+Val chose **{chosen}**. Of the preprocessings within one standard error of the best mean over the four columns it has
+the fewest columns.
 
 ## TabICL mini on test, with what val chose
 

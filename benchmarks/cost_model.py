@@ -164,14 +164,13 @@ def main() -> None:
         "## Measured: one row of 224 px",
         markdown(Table("", header, body)),
         f"## {time.title}: {BACKBONE}",
-        f"**A projection.** Hours are FLOPs over the {RATE / 1e12:.0f} TFLOP/s that a device is assumed to sustain in "
-        f"bf16 (backbone in a step) and {RATE_32 / 1e12:.0f} in 32 bit (objective, bank); no accelerator was at hand. "
-        "The objective is computed by every device, which is why more devices "
-        "stop helping where there are many classes: fewer heads do.",
+        f"**A projection.** Hours are FLOPs divided by an assumed rate: {RATE / 1e12:.0f} TFLOP/s of a device in bf16 "
+        f"(backbone in a step), {RATE_32 / 1e12:.0f} in 32 bit (objective, bank). No accelerator was at hand. Every "
+        "device computes the whole objective. With many classes more devices stop helping; fewer heads help.",
         markdown(time),
         f"## {memory.title}: {BACKBONE}",
-        "Weights, this device's pyramids with gradients and two moments of Adam, embeddings of all rows, heads with "
-        "their gradients. A chunk is given half of what is left.",
+        "A device holds the weights, its own pyramids with gradients and two moments of Adam, the embeddings of all "
+        "rows, and the heads with their gradients. A chunk gets half of what is left.",
         markdown(memory),
     ]
     path = Path("docs/cost-model.md")

@@ -35,7 +35,7 @@ from synthicl.studies.results import Results, Row
 from synthicl.studies.transfer import TRANSFER
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
-OBJECTIVES = ["lgm", "trajectory", "ridge", "in_context", "in_context_lgm"]
+OBJECTIVES = ["lgm", "lgm_trained_heads", "ridge", "in_context", "in_context_lgm"]
 JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in the loop
 
 
@@ -178,9 +178,9 @@ def main() -> None:
     )
     command = shlex.join([".venv/bin/python", "benchmarks/objectives.py", *sys.argv[1:]])
     about = (
-        f"Written by `{command}`: {options.seeds} seeds of the optimisation, one backbone, one split. In brackets "
-        f"after a context: how many seeds or draws. `tabicl {JUDGE}` is a TabICL of another pre-training seed, which "
-        "was never in the loop."
+        f"Written by `{command}`. Every objective ran with {options.seeds} seed(s) of the optimisation, one backbone "
+        "and one split. The number in brackets after a context is its number of seeds or draws. "
+        f"`tabicl {JUDGE}` is a TabICL of another pre-training seed. It was never in the loop."
     )
     options.page.write_text(
         f"# Objectives on {options.name}\n\n{about}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"

@@ -163,39 +163,42 @@ TITLES = {
 }
 TEXTS = {
     "accuracy": (
-        "Accuracy on val in %, mean over seeds with Student's 95 % interval. `lgm_reference` is the public code, "
-        "setting for setting; the others are this project's. A procedure reaches the reference's accuracy at the first "
-        "validation at which its mean over seeds is at least the reference's mean at its end; the fraction is of the "
-        "reference's whole time, also where the reference itself is there before its end. Seconds from the start of "
-        "the fit, validations left out; clean embeddings of the real images, which all procedures need, come from disk "
-        "for all but the first run. Runs of one seed follow each other."
+        "The table shows accuracy on val in %, the mean over seeds with Student's 95 % interval. `lgm_reference` is "
+        "the public code, setting for setting; the other procedures are this project's. A procedure reaches the "
+        "reference's accuracy at the first validation at which its mean over seeds is at least the reference's mean "
+        "at its end. The factor says how many times sooner that is than the end of the reference's run. It has that "
+        "meaning for the reference as well, which first gets there before its end. Seconds count from the start of "
+        "the fit, without validations. All procedures need clean embeddings of the real images; for all but the first "
+        "run they come from disk. Runs of one seed follow each other."
     ),
     "projection": (
-        "**A projection, not a run.** Seconds of a step of `lgm` with the settings of Imagenette (10 images, 3 views, "
-        "minibatches of an embedding bank) and of `lgm_reference` (10 images, 10 views, as many real images embedded "
-        "in each step), 224 px, random weights, medians; times the steps after which each reached the reference's "
-        "final accuracy on val with both probes in the table above, which was measured on another dataset with a "
-        "small backbone."
+        "**A projection, not a run.** Two steps are measured at 224 px with random weights: a step of `lgm` with the "
+        "settings of Imagenette (10 images, 3 views, minibatches of an embedding bank), and a step of `lgm_reference` "
+        "(10 images, 10 views, as many real images embedded in each step). The table shows their median seconds. They "
+        "are multiplied by the steps after which each procedure reached the reference's final accuracy on val with "
+        "both probes, in the table above. Those steps were measured on another dataset with a small backbone."
     ),
     "step": (
-        "One step through Lightning's Trainer (decoding, augmentation, objective with 32 heads against 2,048 rows of a "
-        "bank, optimiser), and after each one the bare backbone on a batch of the same shape and precision, forward "
-        "and backward to the input; with several chunks two forwards and one backward. Medians."
+        "One step runs through Lightning's Trainer: decoding, augmentation, objective with 32 heads against 2,048 "
+        "rows of a bank, optimiser. After each step the bare backbone runs on a batch of the same shape and "
+        "precision, forward and backward to the input; with several chunks two forwards and one backward. The table "
+        "shows medians."
     ),
     "memory": (
-        "Pyramids of 256 px with gradients and both moments of Adam, by arithmetic; the peak of two steps beyond them, "
-        "weights and bank left out, measured in a process of its own; and what autograd keeps of a row, times the "
-        "rows of a chunk. The backbone `mini` sees 32 px, the others 224 px. 32-bit."
+        "The size of the pyramids of 256 px, with gradients and both moments of Adam, is arithmetic. The peak of two "
+        "steps beyond them, without weights and bank, is measured in a process of its own. The last column is what "
+        "autograd keeps of a row, times the rows of a chunk. The backbone `mini` sees 32 px, the others 224 px. "
+        "Everything is in 32 bit."
     ),
     "bank": (
-        "Building against the forward passes of the same number of images alone, in batches of 64; reading is one "
-        "process that reads every image once."
+        "Building is compared with the forward passes alone of the same number of images, in batches of 64. Reading "
+        "is one process that reads every image once."
     ),
     "waiting": (
-        "Median seconds of a step of ten clean images through Lightning's Trainer on all cores, two here, each in a "
-        "process of its own: on an idle machine, and beside a job that keeps one core busy. `synthicl` is what the "
-        "package sets (GOMP_SPINCOUNT=1000), `spinning` OMP_WAIT_POLICY=active, `sleeping` OMP_WAIT_POLICY=passive, "
-        "`one thread` OMP_NUM_THREADS=1."
+        "The table shows median seconds of a step of ten clean images through Lightning's Trainer on all cores, two "
+        "here. Each cell was measured in a process of its own, on an idle machine or beside a job that keeps one core "
+        "busy. `synthicl` is what the package sets (GOMP_SPINCOUNT=1000), `spinning` is OMP_WAIT_POLICY=active, "
+        "`sleeping` is OMP_WAIT_POLICY=passive, `one thread` is OMP_NUM_THREADS=1."
     ),
 }
 TABLES: dict[str, Any] = {

@@ -60,7 +60,7 @@ def table(found: dict[str, Any]) -> Table:
     """One row for each procedure."""
 
     def cell(reached: dict[str, float] | None) -> str:
-        return "not" if reached is None else f"{reached['seconds']:.1f} s, 1/{reached['ratio']:.1f}"
+        return "not" if reached is None else f"{reached['seconds']:.1f} s, {reached['ratio']:.1f} x"
 
     body = []
     for name, procedure in found["procedures"].items():

@@ -24,6 +24,7 @@ from synthicl.core.files import write_whole
 from synthicl.core.settings import of_run
 from synthicl.data.images import EXTENSIONS
 from synthicl.data.transforms import SquareImages
+from synthicl.embeddings.embedder import embed_squares
 
 OUTPUT = Path("predictions.csv")  # in the current directory: a run's folder is a finished artefact
 READERS = 4  # threads that decode images; each holds one at its full size
@@ -161,7 +162,7 @@ def _rows(classifier: InContextClassifier, read: list[Tensor | str]) -> Iterator
     squares = [square for square in read if isinstance(square, Tensor)]
     probabilities = np.empty((0, len(classifier.classes_)), dtype=np.float32)
     if squares:
-        z = classifier.image_embedder().embed(torch.stack(squares))
+        z = embed_squares(classifier.image_embedder().backbone, torch.stack(squares))
         probabilities = classifier.predict_proba(z.numpy())
     rows = iter(probabilities)
     for square in read:

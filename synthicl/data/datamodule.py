@@ -61,7 +61,7 @@ class ImageDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of the remaining steps: what ``batch_of_step`` gives for a step number, by default the number.
 
-        The order of the data is a function of the step, so a run that was interrupted goes on where it was.
+        The order of the data is a function of the step, so a run that was interrupted resumes where it was.
         """
         assert self.trainer is not None
         steps = _Steps(self.trainer.max_steps, self.trainer.global_step)

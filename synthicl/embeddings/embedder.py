@@ -47,18 +47,11 @@ class ImageEmbedder:
             )
         self.backbone = FrozenBackbone(metadata["backbone"], weights).require(metadata["backbone_weights"]).to(device)
         self.crop_size = int(metadata["crop_size"])
-        self.device = device
 
     def squares(self, images: Images) -> SquareImages:
         """Images as a dataset of (3, crop, crop), uint8; each is read when it is asked for, and may raise UserError."""
         readable: list[Any] = [_readable(image) for image in images]
         return SquareImages(LabelledImages(readable, np.zeros(len(readable), dtype=np.int64)), self.crop_size)
-
-    @torch.no_grad()
-    def embed(self, squares: Tensor) -> Tensor:
-        """Embed squares (N, 3, crop, crop), uint8, as (N, D), float32, on the CPU."""
-        embeddings: Tensor = self.backbone(squares.to(self.device) / 255)
-        return embeddings.float().cpu()
 
     def __call__(self, images: Images) -> Tensor:
         """Read and embed images, batch by batch.
@@ -78,7 +71,14 @@ class ImageEmbedder:
         squares = self.squares(images)
         starts = range(0, len(squares), BATCH_SIZE)
         batches = (range(start, min(start + BATCH_SIZE, len(squares))) for start in starts)
-        return torch.cat([self.embed(torch.stack([squares[i] for i in batch])) for batch in batches])
+        return torch.cat([embed_squares(self.backbone, torch.stack([squares[i] for i in batch])) for batch in batches])
+
+
+@torch.no_grad()
+def embed_squares(backbone: FrozenBackbone, squares: Tensor) -> Tensor:
+    """Embeddings (N, D), float32, on the CPU, of squares (N, 3, s, s), uint8, as the backbone is to see them."""
+    device = backbone.mean.device
+    return torch.cat([backbone(part.to(device) / 255).float().cpu() for part in squares.split(BATCH_SIZE)])
 
 
 def _readable(image: Path | str | Image.Image | Tensor) -> Path | np.ndarray | BytesIO:

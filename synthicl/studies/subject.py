@@ -24,7 +24,7 @@ from synthicl.data.images import SPLITS
 from synthicl.data.transforms import SquareImages
 from synthicl.embeddings.bank import embed_clean, images_fingerprint
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
-from synthicl.probes.preprocessing_choice import CANDIDATES, choose_preprocessing
+from synthicl.probes.preprocessing_choice import CANDIDATES, fit_or_choose
 from synthicl.probes.probe import ProbeSetting
 from synthicl.studies.results import Results
 from synthicl.studies.scoring import Scorer
@@ -137,12 +137,9 @@ class Subject:
         """TabICL's preprocessing: the context set's own, or for a dataset alone the one that val chooses."""
         if self.context_sets:
             return self.context_sets["last"].preprocessing
-        members = self.settings.tabicl.n_estimators
-        if self.settings.tabicl.preprocessing != "auto":
-            return self.fit_preprocessing(self.settings.tabicl.preprocessing)
-        train, val = self.embedded("train"), self.embedded("val")
-        candidates = self.settings.tabicl.candidates or CANDIDATES
-        return choose_preprocessing(candidates, train, val, self.ipc, self.checkpoint, members, self.device)[0]
+        tabicl, train, val = self.settings.tabicl, self.embedded("train"), self.embedded("val")
+        asked = tabicl.preprocessing, tabicl.candidates or CANDIDATES, train, val, self.ipc
+        return fit_or_choose(*asked, self.checkpoint, tabicl.n_estimators, self.device)
 
     @cached_property
     def deployment(self) -> Deployment:

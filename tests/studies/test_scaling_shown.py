@@ -86,15 +86,21 @@ def test_worth_is_interpolated_on_the_mean_of_the_reference_curve(results):
 @pytest.mark.parametrize(
     ("count", "sentence"),
     [
-        (86, "10 synthetic rows are worth 278 real rows at 1/1.4 of the time"),
-        (96, "10 synthetic rows are worth at least all of the real rows (10000) at 1/34.3 of the time"),
-        (99, "10 synthetic rows are worth at least all of the real rows (10000) at 1/34.3 of the time"),
-        (50, "10 synthetic rows are worth at most 10 real rows in the same time"),
+        (86, "10 synthetic rows are worth 278 real rows, and TabICL is 1.4 times faster with them"),
+        (
+            96,
+            "10 synthetic rows are worth at least all of the real rows (10000), and TabICL is 34.3 times faster with them",
+        ),
+        (
+            99,
+            "10 synthetic rows are worth at least all of the real rows (10000), and TabICL is 34.3 times faster with them",
+        ),
+        (50, "10 synthetic rows are worth at most 10 real rows, and TabICL takes the same time with them"),
     ],
 )
 def test_headline(results, count, sentence):
     add_synthetic(results, count)
-    assert worth_table(results).title == sentence
+    assert worth_table(results).title == f"10 synthetic rows are worth {sentence}"
 
 
 def test_headline_of_a_curve_that_was_cut_and_of_a_slow_context(results):
@@ -102,7 +108,9 @@ def test_headline_of_a_curve_that_was_cut_and_of_a_slow_context(results):
         del results.rows[row.key]
     row = add_synthetic(results, 99)
     results.add(replace(row, fit_seconds=7.4724), results.predictions[row.key])
-    assert worth_table(results).title == "10 synthetic rows are worth at least 5000 real rows at 2.0 times the time"
+    assert worth_table(results).title == (
+        "10 synthetic rows are worth at least 5000 real rows, and TabICL is 2.0 times slower with them"
+    )
 
 
 def test_tables(results):

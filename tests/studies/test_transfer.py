@@ -14,12 +14,13 @@ from synthicl.backbones.models import efficientnet
 from synthicl.core.errors import UserError
 from synthicl.core.settings import of_subject
 from synthicl.data.transforms import centre_square
+from synthicl.embeddings.embedder import embed_squares
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.compare.compute import compare
 from synthicl.studies.results import Results
 from synthicl.studies.subject import Subject, embed
-from synthicl.studies.transfer.compute import as_seen, embed_images, relatives, synthetic_as_seen, transfer
+from synthicl.studies.transfer.compute import as_seen, relatives, synthetic_as_seen, transfer
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
@@ -92,7 +93,7 @@ def test_saved_pngs_give_the_stored_rows_and_the_stored_accuracy(runs, tmp_path)
     paths = [runs["mini"] / "images" / name / "000.png" for name in context.class_names]
     images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths])
     assert torch.equal(images, context.images)
-    z = embed_images(subject.backbone, as_seen(images, subject.crop_size, subject.crop_size))
+    z = embed_squares(subject.backbone, as_seen(images, subject.crop_size, subject.crop_size))
     torch.testing.assert_close(z, context.embeddings, rtol=1e-4, atol=1e-5)
     probe = TabICLProbe(Deployment(context.preprocessing, "mini", subject.checkpoint))
     probe.fit(context.rows._replace(z=z))
@@ -182,7 +183,7 @@ def test_images_of_one_efficientnet_are_seen_by_the_other_and_by_a_small_backbon
             "ipc": 1,
             "seed": 0,
         }
-        z = embed_images(subject.backbone, images)
+        z = embed_squares(subject.backbone, images)
         preprocessing = fit_preprocessing("raw", subject.embedded("train").z, 1)
         ContextSet(z, torch.arange(2), subject.data.class_names, preprocessing, images, metadata).save(tmp_path / name)
         folders[name] = tmp_path / name

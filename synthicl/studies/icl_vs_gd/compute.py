@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.objectives.linear_probe import probe_gradient
+from synthicl.objectives.linear_probe import descend
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.contexts import QUERY_SPLITS, real_contexts, synthetic_contexts
@@ -160,10 +160,7 @@ class GradientDescent(Probe):
         """W (C, k) and b (C,) after 0, 1, 2, ... steps on the context's columns (n, k), without end."""
         weight = torch.zeros(len(self.classes), context.shape[1], dtype=context.dtype)
         bias = torch.zeros(len(self.classes), dtype=context.dtype)
-        while True:
-            yield weight, bias
-            grad_weight, grad_bias = probe_gradient(context, self.labels, weight, bias)
-            weight, bias = weight - learning_rate * grad_weight, bias - learning_rate * grad_bias
+        return descend(context, self.labels, weight, bias, learning_rate)
 
     @override
     def predict_proba(self, z: Tensor) -> np.ndarray:

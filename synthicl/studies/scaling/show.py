@@ -96,10 +96,11 @@ def headline(synthetic: Row, found: Worth) -> str:
     if found.whole and found.rows.estimate >= found.most:
         real = f"at least all of the real rows ({found.most})"
     ratio = found.seconds / seconds([synthetic])
-    cost = f"at 1/{ratio:.1f} of the time" if ratio >= 1 else f"at {1 / ratio:.1f} times the time"
-    if f"{max(ratio, 1 / ratio):.1f}" == "1.0":
-        cost = "in the same time"
-    return f"{synthetic.n_context} synthetic rows are worth {real} {cost}"
+    factor = f"{max(ratio, 1 / ratio):.1f}"
+    cost = f"is {factor} times {'faster' if ratio >= 1 else 'slower'} with them"
+    if factor == "1.0":
+        cost = "takes the same time with them"
+    return f"{synthetic.n_context} synthetic rows are worth {real}, and TabICL {cost}"
 
 
 def worth_table(results: Results) -> Table | None:

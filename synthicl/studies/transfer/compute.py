@@ -27,7 +27,7 @@ from synthicl.core.errors import UserError
 from synthicl.core.settings import of_subject
 from synthicl.coresets import CORESETS
 from synthicl.data.transforms import centre_square, crop_centre
-from synthicl.embeddings.bank import BATCH_SIZE
+from synthicl.embeddings.embedder import embed_squares
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
 from synthicl.studies.contexts import QUERY_SPLITS
@@ -183,7 +183,7 @@ def synthetic_as_seen(source: Subject, backbone: FrozenBackbone, crop_size: int)
     """A run's synthetic images in the eyes of a backbone; the name tells what they were distilled with."""
     found = source.context_sets["last"]
     assert found.images is not None
-    z = embed_images(backbone, as_seen(found.images, source.crop_size, crop_size))
+    z = embed_squares(backbone, as_seen(found.images, source.crop_size, crop_size))
     return Context(f"synthetic ({source.backbone.name})", 0, "last", found.rows._replace(z=z))
 
 
@@ -202,10 +202,3 @@ def as_seen(images: Tensor, made_for: int, crop_size: int) -> Tensor:
         return crop_centre(images, crop_size)
     pictures = (Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in images)
     return torch.stack([centre_square(picture, crop_size) for picture in pictures])
-
-
-@torch.no_grad()
-def embed_images(backbone: FrozenBackbone, images: Tensor) -> Tensor:
-    """Embeddings (n, D), float32, on the CPU, of images (n, 3, s, s), uint8."""
-    device = next(backbone.parameters()).device
-    return torch.cat([backbone(part.to(device) / 255).float().cpu() for part in images.split(BATCH_SIZE)])
