@@ -86,16 +86,10 @@ def test_worth_is_interpolated_on_the_mean_of_the_reference_curve(results):
 @pytest.mark.parametrize(
     ("count", "sentence"),
     [
-        (86, "10 synthetic rows are worth 278 real rows, and TabICL is 1.4 times faster with them"),
-        (
-            96,
-            "10 synthetic rows are worth at least all of the real rows (10000), and TabICL is 34.3 times faster with them",
-        ),
-        (
-            99,
-            "10 synthetic rows are worth at least all of the real rows (10000), and TabICL is 34.3 times faster with them",
-        ),
-        (50, "10 synthetic rows are worth at most 10 real rows, and TabICL takes the same time with them"),
+        (86, "278 real rows, and TabICL is 1.4 times faster with them"),
+        (96, "at least all of the real rows (10000), and TabICL is 34.3 times faster with them"),
+        (99, "at least all of the real rows (10000), and TabICL is 34.3 times faster with them"),
+        (50, "at most 10 real rows, and TabICL takes the same time with them"),
     ],
 )
 def test_headline(results, count, sentence):
