@@ -268,7 +268,9 @@ def test_files_of_the_run_are_found_again(tmp_path, context_set, digit, folder):
         context_set.embeddings, context_set.labels, NAMES, context_set.preprocessing, metadata=metadata
     )
     context.save(tmp_path / "run" / folder)
-    (tmp_path / "run" / "config.yaml").write_text(f"tabicl:\n  model_path: {own}\nbackbone:\n  weights: null\n")
+    (tmp_path / "run" / "config.yaml").write_text(
+        f"data:\n  name: digits\nbackbone:\n  name: mini\n  weights: null\ntabicl:\n  model_path: {own}\n"
+    )
     digit.save(tmp_path / "x.png")
     output = tmp_path / "out.csv"
     assert read(predict(tmp_path / "run" / folder, tmp_path / "x.png", output))[0]["prediction"]

@@ -552,7 +552,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--trainer.precision=bf16-true"], r"--trainer\.precision=bf16-true: not possible here\. Choose 32-true"),
         (["--trainer.strategy=fsdp"], r"--trainer\.strategy=fsdp: not possible here\. Choose auto, ddp"),
         (["--trainer.fast_dev_run=true"], r"--trainer\.fast_dev_run=True: not possible here"),
-        (["--trainer.limit_train_batches=4"], r"--trainer\.limit_train_batches=4: not possible here\. Leave it out"),
+        (
+            ["--trainer.limit_train_batches=4"],
+            r"--trainer\.limit_train_batches=4(\.0)?: not possible here\. Leave it out",
+        ),
         (["--trainer.overfit_batches=1"], r"--trainer\.overfit_batches=1: not possible here\. Leave it out"),
         (["--trainer.logger=false"], r"--trainer\.logger=False: not possible here\. Leave it out"),
         (["--trainer.enable_checkpointing=false"], r"--trainer\.enable_checkpointing=False: not possible here"),
