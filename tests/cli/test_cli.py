@@ -554,7 +554,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--trainer.fast_dev_run=true"], r"--trainer\.fast_dev_run=True: not possible here"),
         (
             ["--trainer.limit_train_batches=4"],
-            r"--trainer\.limit_train_batches=4(\.0)?: not possible here\. Leave it out",
+            r"--trainer\.limit_train_batches=4(\.0)?: not possible here\. Leave",
         ),
         (["--trainer.overfit_batches=1"], r"--trainer\.overfit_batches=1: not possible here\. Leave it out"),
         (["--trainer.logger=false"], r"--trainer\.logger=False: not possible here\. Leave it out"),
