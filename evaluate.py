@@ -1,4 +1,4 @@
-"""Score context sets: ``python evaluate.py compare outputs/digits/latest``; ``--help`` shows every setting."""
+"""Score context sets: ``.venv/bin/python evaluate.py compare outputs/digits/latest``; ``--help`` shows every setting."""
 
 import sys
 

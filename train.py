@@ -1,4 +1,4 @@
-"""Distil a dataset: ``python train.py fit -c configs/data/digits.yaml``; ``--help`` shows every setting."""
+"""Distil a dataset: ``.venv/bin/python train.py fit -c data/digits``; ``--help`` shows every setting."""
 
 import sys
 

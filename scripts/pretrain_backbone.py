@@ -59,14 +59,14 @@ def load_images(split: LabelledImages, size: int) -> Tensor:
     return torch.stack([squares[index] for index in range(len(squares))]) / 255
 
 
-def scores(model: nn.Module, train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Accuracy of logistic regression and 5-NN, fitted on all training embeddings."""
+def scores(model: nn.Module, images: dict[str, Tensor], labels: dict[str, Tensor], split: str) -> dict[str, float]:
+    """Accuracy of logistic regression and 5-NN on a split, fitted on all training embeddings."""
     model.eval()
     with torch.inference_mode():
-        z, z_held_out = model(train[0] * 2 - 1).numpy(), model(held_out[0] * 2 - 1).numpy()
+        z, z_held_out = (model(images[name] * 2 - 1).numpy() for name in ("train", split))
     model.train()
-    linear = LogisticRegression(max_iter=5000).fit(z, train[1]).score(z_held_out, held_out[1])
-    knn = KNeighborsClassifier(5).fit(z, train[1]).score(z_held_out, held_out[1])
+    linear = LogisticRegression(max_iter=5000).fit(z, labels["train"]).score(z_held_out, labels[split])
+    knn = KNeighborsClassifier(5).fit(z, labels["train"]).score(z_held_out, labels[split])
     return {"linear": round(float(linear), 4), "knn": round(float(knn), 4)}
 
 
@@ -87,10 +87,8 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     dataset = dataset_spec("digits" if options.root is None else "folder").load(options.root or Path(), 0)
-    data = {
-        name: (load_images(split, mini.SIZE), torch.from_numpy(split.labels)) for name, split in dataset.splits.items()
-    }
-    images = data["train"][0]
+    images = {name: load_images(split, mini.SIZE) for name, split in dataset.splits.items()}
+    labels = {name: torch.from_numpy(split.labels) for name, split in dataset.splits.items()}
 
     model = getattr(mini, options.architecture)()
     head = nn.Sequential(nn.Linear(model.num_features, 256), nn.GELU(), nn.Linear(256, 64))
@@ -98,12 +96,13 @@ def main() -> None:
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=options.steps)
-    batch = min(options.batch_size, len(images))
+    count = len(images["train"])
+    batch = min(options.batch_size, count)
     positive = torch.cat([torch.arange(batch) + batch, torch.arange(batch)])
 
     start, best, best_state = time.time(), {"linear": 0.0, "knn": 0.0}, {}
     for step in track(range(1, options.steps + 1), f"{options.architecture}", disable=not sys.stdout.isatty()):
-        views = images[torch.randperm(len(images))[:batch]].repeat(2, 1, 1, 1)
+        views = images["train"][torch.randperm(count)[:batch]].repeat(2, 1, 1, 1)
         with torch.autocast("cpu", torch.bfloat16):
             z = model(augment(views) * 2 - 1)
         z = F.normalize(head(z.float()), dim=1)
@@ -114,7 +113,7 @@ def main() -> None:
         optimizer.step()
         schedule.step()
         if step % 250 == 0 or step == options.steps:
-            val = scores(model, data["train"], data["val"])
+            val = scores(model, images, labels, "val")
             print(f"step {step}, {time.time() - start:.0f} s, loss {loss.item():.3f}, val {val}", flush=True)
             if sum(val.values()) >= sum(best.values()):
                 best = val
@@ -124,10 +123,10 @@ def main() -> None:
         "command": ".venv/bin/python " + " ".join(sys.argv),
         "seed": options.seed,
         "hours": round((time.time() - start) / 3600, 3),
-        "data": f"{options.root or 'scikit-learn digits'}, {len(images)} training images, no labels",
+        "data": f"{options.root or 'scikit-learn digits'}, {count} training images, no labels",
         "val": best,
-        "test": scores(model, data["train"], data["test"]),
-        "n": {name: len(labels) for name, (_, labels) in data.items()},
+        "test": scores(model, images, labels, "test"),
+        "n": {name: len(of_split) for name, of_split in labels.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
     }
     output = options.output or Path("synthicl/backbones/weights") / f"{options.architecture}.safetensors"
