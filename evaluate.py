@@ -1,4 +1,4 @@
-"""Score context sets: ``.venv/bin/python evaluate.py compare outputs/digits/latest``; ``--help`` shows every setting."""
+"""Score context sets: ``.venv/bin/python evaluate.py compare outputs/digits/latest``; ``--help`` shows all settings."""
 
 import sys
 
