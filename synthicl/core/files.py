@@ -21,8 +21,8 @@ ELSEWHERE = "Choose another folder or its permissions."
 def kind_of(path: Path) -> str:
     """What lies at a path, in words: `FILE`, `FOLDER`, `ABSENT`, or what is no good to anybody.
 
-    Unlike ``Path.is_file`` it raises nothing, whatever the name, and tells a dangling link from one in a circle. What is
-    neither a file nor a folder must not be opened: reading a FIFO waits for ever.
+    Unlike ``Path.is_file`` it raises nothing, whatever the name, and tells a dangling link from one in a circle. What
+    is neither a file nor a folder must not be opened: reading a FIFO waits for ever.
     """
     try:
         mode = path.stat().st_mode
@@ -56,7 +56,9 @@ def _is(path: Path, status: os.stat_result) -> bool:
 
 
 def require_writable(folder: Path, remedy: str = ELSEWHERE) -> None:
-    """Check that files can be written into a folder, before hours are spent on what is to go there; it is made if need be.
+    """Check that files can be written into a folder, before hours are spent on what is to go there.
+
+    The folder is made if need be.
 
     Raises:
         UserError: they cannot.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable, Iterable
 
 # Control characters, line separators, what turns the direction of writing, and bytes of a name that are not UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -23,6 +25,21 @@ def plain_markdown(text: object) -> str:
 
 
 def plain_cell(text: object) -> str:
-    """A text for a CSV that a spreadsheet does not take for a formula: an apostrophe is put before one, not a number."""
-    cell = str(text)
+    """A text for a CSV that a spreadsheet does not take for a formula: an apostrophe is put before one."""
+    cell = str(text)  # a number is none, whatever its sign
     return f"'{cell}" if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def as_shown(name: str) -> str:
+    """A name in the Unicode form that every way of typing it comes to."""
+    return unicodedata.normalize("NFC", name)
+
+
+def first_collision(names: Iterable[str], key: Callable[[str], str] = as_shown) -> tuple[str, str] | None:
+    """The first two names that are one by ``key``: by default, that look the same; None where there are none."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (form := key(name)) in seen:
+            return seen[form], name
+        seen[form] = name
+    return None

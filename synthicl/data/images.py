@@ -50,7 +50,7 @@ def read_image(image: Path | np.ndarray | Image.Image) -> Image.Image:
 
     | what the file holds | what becomes of it |
     | --- | --- |
-    | RGB, a palette, black and white, grey of 8 bit, YCbCr, HSV, CMYK | RGB as Pillow converts it, without colour profiles |
+    | RGB, a palette, black and white, grey of 8 bit, YCbCr, HSV, CMYK | RGB as Pillow converts it, no colour profile |
     | transparency, in a channel or a palette | laid on white |
     | more than 8 bit of grey: 16 and 32 bit, floating point | the smallest of the ranges 0..1 (floating point only), \
 0..255, 0..4095 (12 bit, as medical devices write it) and 0..65535 that holds all its pixels goes from black to white; \

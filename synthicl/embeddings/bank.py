@@ -142,7 +142,7 @@ def embed_views(
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """Embeddings of a shape from disk, or None if there are none; a file that holds something else counts for nothing."""
+    """Embeddings of a shape from disk, or None if there are none; what cannot be used counts for nothing."""
     if (kind := kind_of(path)) == ABSENT:
         return None
     try:

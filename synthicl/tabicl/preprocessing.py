@@ -79,7 +79,8 @@ def check_members(n_estimators: object, where: str) -> None:
     Raises:
         UserError: it is no whole number from 1 to `MOST_MEMBERS`.
     """
-    if not isinstance(n_estimators, Integral) or isinstance(n_estimators, bool) or not 1 <= n_estimators <= MOST_MEMBERS:
+    whole = isinstance(n_estimators, Integral) and not isinstance(n_estimators, bool)
+    if not whole or not 1 <= n_estimators <= MOST_MEMBERS:  # type: ignore[operator]  # it is a number then
         raise UserError(f"{where}={str(n_estimators)[:40]}: must be a whole number from 1 to {MOST_MEMBERS}.")
 
 
@@ -124,9 +125,10 @@ def fit_preprocessing(name: str, z_train: Tensor, n_estimators: int | None = Non
     mean = z_train.double().mean(0)
     directions = torch.linalg.svd(z_train.double() - mean, full_matrices=False).Vh[: most_columns(z_train)]
     if columns > len(directions):
+        most = f" or {name.rstrip(digits)}{len(directions)}" if len(directions) else ""
         raise UserError(
             f"--tabicl.preprocessing={name}: the {len(z_train)} training embeddings have only {len(directions)} "
-            f"directions. Choose raw{f' or {name.rstrip(digits)}{len(directions)}' if len(directions) else ''}, or add images."
+            f"directions. Choose raw{most}, or add images."
         )
     components = directions[:columns]
     # The sign of a singular vector is arbitrary: make its largest entry positive, so that every machine agrees.

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from synthicl.backbones.spec import BackboneSpec
 from synthicl.core.assets import Asset
 from synthicl.core.errors import UserError
@@ -45,6 +43,7 @@ def load_safetensors(network: nn.Module, path: Path) -> None:
         UserError: it is no safetensors file, or its tensors are those of another network.
     """
     # Loads torch: names are checked before that, weights are read after.
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
