@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Any
+
 from synthicl.artefact.context_set import ContextSet
+from synthicl.core.text import plain_markdown
 
 _TEMPLATE = """\
 # Context set for {dataset}
@@ -45,13 +49,15 @@ _SOFT = " Soft labels were learnt with the images (`soft_labels`); TabICL sees c
 def card(context: ContextSet, scores: str) -> str:
     """Write the card in Markdown: what the set is, how good it is, what it carries, how to load it.
 
+    Names came with the data: they are shown as they stand, and are never Markdown themselves.
+
     Args:
         context: the set.
         scores: how good it is, sections in Markdown.
     """
-    about = context.metadata
+    about: defaultdict[str, Any] = defaultdict(lambda: "not said", context.metadata)
     checkpoint = about["checkpoint"] + (" (chosen on val)" if about["checkpoint"] == "best_on_val" else "")
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in context.metadata.get("versions", {}).items())
     facts = {
         "dataset": about["dataset"] + (f", split seed {seed}" if (seed := about.get("split_seed")) else ""),
         "classes": ", ".join(context.class_names[:20]) + (", ..." if len(context.class_names) > 20 else ""),
@@ -70,14 +76,14 @@ def card(context: ContextSet, scores: str) -> str:
     )
     return _TEMPLATE.format(
         n=len(context.labels),
-        ipc=about["ipc"],
-        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        ipc=plain_markdown(about["ipc"]),
+        facts="\n".join(f"| {name} | {plain_markdown(value)} |" for name, value in facts.items()),
         scores=scores,
         shape="none" if context.images is None else " x ".join(map(str, context.images.shape)),
         soft="" if context.soft_labels is None else _SOFT,
         d=context.embeddings.shape[1],
         statistics=statistics,
-        dataset=about["dataset"],
-        dataset_licence=about["dataset_licence"],
-        backbone_licence=about["backbone_licence"],
+        dataset=plain_markdown(about["dataset"]),
+        dataset_licence=plain_markdown(about["dataset_licence"]),
+        backbone_licence=plain_markdown(about["backbone_licence"]),
     )

@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,7 +29,34 @@ from synthicl.embeddings.embedder import ImageEmbedder, Images
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import checkpoint_name, find_checkpoint
 from synthicl.tabicl.deployment import Deployment
-from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
+from synthicl.tabicl.preprocessing import Preprocessing, check_members, fit_preprocessing
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# What the flags of a command line are called here.
+PARAMETERS = {
+    "--tabicl.preprocessing": "preprocessing",
+    "--tabicl.n_estimators": "n_estimators",
+    "--tabicl.checkpoint": "checkpoint",
+    "--tabicl.model_path": "model_path",
+    "--backbone.weights": "backbone_weights",
+}
+
+
+def in_python(method: Callable[P, R]) -> Callable[P, R]:
+    """Let the errors of a method name its parameters where those of the rooms below name flags."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except UserError as error:
+            message = str(error)
+            for flag, parameter in PARAMETERS.items():
+                message = message.replace(flag, parameter)
+            raise UserError(message) from error
+
+    return call
 
 
 class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -39,7 +68,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: of TabICL: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``. Each tells 10 classes apart at once; more
             go through tabicl's own tree of classes.
         model_path: a checkpoint file in its place.
-        n_estimators: ensemble members in place of the preprocessing's own number.
+        n_estimators: ensemble members in place of the preprocessing's own number, from 1 to 1000.
         device: where backbone and TabICL run.
         random_state: seed of the ensemble's shuffles; a generator, or None for NumPy's, draws one in `fit`.
 
@@ -66,18 +95,28 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
+    @in_python
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
         """Take embeddings X (n, D) with labels y (n,) as the context.
 
         Raises:
             ValueError: X or y is not what scikit-learn calls a classification problem.
-            UserError: unknown preprocessing or checkpoint, more columns than X has directions, or a missing file.
+            UserError: unknown preprocessing or checkpoint, an impossible number of members, more columns than X has
+                directions or another length of row than the preprocessing is for, or a missing file.
         """
+        if self.n_estimators is not None:
+            check_members(self.n_estimators, "n_estimators")
         rows, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
-        z = torch.tensor(rows)
+        z = torch.from_numpy(np.array(rows, order="C"))  # torch knows no rows that run backwards
         if isinstance(self.preprocessing, Preprocessing):
+            mean = self.preprocessing.mean
+            if mean is not None and len(mean) != z.shape[1]:
+                raise UserError(
+                    f"preprocessing={self.preprocessing.name}: is for rows of {len(mean)} numbers, and X has "
+                    f"{z.shape[1]}. Give the embeddings it was fitted on, or its name."
+                )
             preprocessing = replace(
                 self.preprocessing, n_estimators=self.n_estimators or self.preprocessing.n_estimators
             )
@@ -110,12 +149,13 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Class probabilities (q, C) of embeddings X (q, D); columns follow ``classes_``."""
         check_is_fitted(self)
         queries = validate_data(self, X, reset=False, dtype=np.float32)
-        return self.probe_.predict_proba(torch.tensor(queries))[:, self._order]
+        return self.probe_.predict_proba(torch.from_numpy(np.array(queries, order="C")))[:, self._order]
 
     def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Labels (q,) of embeddings X (q, D)."""
         return self._most_likely(self.predict_proba(X))
 
+    @in_python
     def predict_proba_images(self, images: Images) -> np.ndarray:
         """Class probabilities (q, C) of q paths, Pillow images, or a tensor (q, 3, H, W), uint8.
 
@@ -132,6 +172,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels: np.ndarray = self.classes_[probabilities.argmax(1)]
         return labels
 
+    @in_python
     def image_embedder(self) -> ImageEmbedder:
         """What turns images into rows that this classifier takes; made once.
 
@@ -140,7 +181,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         if self._embedder is None:
-            self._embedder = ImageEmbedder(self.context_.metadata, self._backbone_weights, self.device)
+            self._embedder = embedder_of(self.context_, self._backbone_weights, self.device)
         return self._embedder
 
     def save(self, folder: Path | str) -> None:
@@ -169,6 +210,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return cls.from_context_set(ContextSet.load(folder), model_path, device)
 
     @classmethod
+    @in_python
     def from_context_set(
         cls,
         context: ContextSet | Path | str,
@@ -189,16 +231,51 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not isinstance(context, ContextSet):
             context = ContextSet.load(context)
-        checkpoint = str(context.metadata.get("tabicl_checkpoint", "mini"))
-        # A file of one's own is recorded by its name; where it lies now, only the user knows.
-        if model_path is None and checkpoint.endswith(".ckpt") and not Path(checkpoint).is_file():
-            raise UserError(
-                f"The context set was made with the TabICL checkpoint file {checkpoint}. "
-                "Supply it with --tabicl.model_path=PATH."
-            )
-        seed = context.metadata.get("random_state", 42)
-        classifier = cls(context.preprocessing, checkpoint, model_path, device=device, random_state=seed)
-        classes = np.array(context.class_names)
-        if context.metadata.get("label_type") == "int":
+        return cast(Self, open_context_set(context, model_path, device, backbone_weights, cls))
+
+
+def open_context_set(
+    context: ContextSet,
+    model_path: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    backbone_weights: str | Path | None = None,
+    kind: type[InContextClassifier] | None = None,
+) -> InContextClassifier:
+    """What `InContextClassifier.from_context_set` does, with errors that name flags of a command line."""
+    checkpoint = str(context.metadata.get("tabicl_checkpoint", "mini"))
+    # A file of one's own is recorded by its name; where it lies now, only the user knows.
+    if model_path is None and checkpoint.endswith(".ckpt") and not Path(checkpoint).is_file():
+        raise UserError(
+            f"The context set was made with the TabICL checkpoint file {checkpoint}. "
+            "Supply it with --tabicl.model_path=PATH."
+        )
+    seed = context.metadata.get("random_state", 42)
+    classifier = (kind or InContextClassifier)(
+        context.preprocessing, checkpoint, model_path, device=device, random_state=seed
+    )
+    classes = np.array(context.class_names)
+    if context.metadata.get("label_type") == "int":
+        try:
             classes = classes.astype(np.int64)
-        return classifier._fit_context(context, classes, backbone_weights)
+        except (ValueError, OverflowError) as error:
+            raise UserError(
+                f"The context set says that its labels are whole numbers, and they are {', '.join(classes[:3])}. "
+                "Save the classifier again."
+            ) from error
+    return classifier._fit_context(context, classes, backbone_weights)
+
+
+def embedder_of(context: ContextSet, weights: str | Path | None, device: torch.device | str) -> ImageEmbedder:
+    """What turns images into rows like those of a context set.
+
+    Raises:
+        UserError: see `ImageEmbedder`, or its backbone's embeddings are of another length.
+    """
+    embedder = ImageEmbedder(context.metadata, weights, device)
+    length = embedder.backbone.embed_dim
+    if length != context.embeddings.shape[1]:
+        raise UserError(
+            f"The context set's embeddings have {context.embeddings.shape[1]} numbers, and those of its backbone "
+            f"{embedder.backbone.name} have {length}. Use the context set of a finished run."
+        )
+    return embedder

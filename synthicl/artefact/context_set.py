@@ -3,6 +3,9 @@
 ``context.safetensors`` holds images, labels, embeddings and the statistics of real data that the preprocessing needs;
 ``images/<class name>/`` one PNG per image, valid for ``torchvision.datasets.ImageFolder`` and
 ``datasets.load_dataset("imagefolder", ...)``; ``grid.png`` a picture of all. Nothing in it is a pickle.
+
+What the file may hold is said in `synthicl.core.context_header` and `synthicl.artefact.schema`; both are checked when
+it is written and when it is read, and so is its checksum when it is read.
 """
 
 from __future__ import annotations
@@ -14,16 +17,28 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from synthicl.artefact.picture import image_grid
+from synthicl.artefact.schema import check_tensors, contents
+from synthicl.core.context_header import (
+    FORMAT,
+    NAME,
+    MisfitError,
+    check_class_names,
+    check_metadata,
+    checksum,
+    context_file,
+    read_header,
+    refused,
+)
 from synthicl.core.errors import UserError
-from synthicl.core.files import safe_folder_name, write_whole
+from synthicl.core.files import disk_error, write_whole
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.tabicl.preprocessing import Preprocessing
+from synthicl.tabicl.preprocessing import Preprocessing, check_members
 
 BEST = "best_on_val"  # folder, beside the last state of the schedule, of the state that val chose
 
@@ -59,79 +74,96 @@ class ContextSet:
         """Write the set into ``folder``; each file is written whole or not at all.
 
         Raises:
-            UserError: a class name cannot be a folder's name, or the disk is full.
+            UserError: the set is not sound (see `synthicl.artefact.schema`), a class name cannot be a folder's name, or
+                the disk is full.
         """
         folder = Path(folder)
-        names = [safe_folder_name(name) for name in self.class_names]
-        tensors = {"embeddings": self.embeddings, "labels": self.labels}
-        for name, tensor in (("images", self.images), ("soft_labels", self.soft_labels)):
-            if tensor is not None:
-                tensors[name] = tensor
-        if self.preprocessing.mean is not None and self.preprocessing.projection is not None:
-            tensors |= {
-                "preprocessing.mean": self.preprocessing.mean,
-                "preprocessing.projection": self.preprocessing.projection,
-            }
-        header = {
-            "format": "synthicl context set 1",
+        every = {
+            "embeddings": self.embeddings,
+            "labels": self.labels,
+            "images": self.images,
+            "soft_labels": self.soft_labels,
+            "preprocessing.mean": self.preprocessing.mean,
+            "preprocessing.projection": self.preprocessing.projection,
+        }
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in every.items() if tensor is not None}
+        name, members = self.preprocessing.name, self.preprocessing.n_estimators
+        try:
+            check_class_names(self.class_names)
+            check_metadata(self.metadata)
+            check_tensors(self.class_names, name, tensors)
+            check_members(members, "n_estimators")
+        except MisfitError as error:  # it would not be read again
+            raise UserError(f"{folder}: the context set cannot be written: {error}.") from error
+        written = {
+            "format": f"{NAME} {FORMAT}",
             "class_names": json.dumps(self.class_names),
-            "preprocessing": json.dumps(
-                {"name": self.preprocessing.name, "n_estimators": self.preprocessing.n_estimators}
-            ),
+            "preprocessing": json.dumps({"name": name, "n_estimators": int(members)}),
             "metadata": json.dumps(self.metadata),
         }
-        contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_whole(folder / CONTEXT_FILE, lambda path: path.write_bytes(save(contiguous, header)))
+        written["checksum"] = checksum(written, contents(tensors))
+        write_whole(folder / CONTEXT_FILE, lambda path: path.write_bytes(save(tensors, written)))
         if self.images is None:
             return
-        number = dict.fromkeys(names, 0)
+        number = dict.fromkeys(self.class_names, 0)
+        self._make_folders(folder / "images")
         for image, label in zip(self.images, self.labels.tolist(), strict=True):
-            name = names[label]
+            name = self.class_names[label]
             _save_png(image, folder / "images" / name / f"{number[name]:03d}.png")
             number[name] += 1
         titles = [self.class_names[label] for label in self.labels.tolist()]
         _save_png(image_grid(self.images, titles), folder / "grid.png")
+
+    def _make_folders(self, images: Path) -> None:
+        """Make a folder for each class.
+
+        Raises:
+            UserError: two are one, on a file system that does not tell upper from lower case, or the disk is full.
+        """
+        made: dict[tuple[int, int], str] = {}
+        for name in self.class_names:
+            try:
+                (images / name).mkdir(parents=True, exist_ok=True)
+                status = (images / name).stat()
+            except OSError as error:
+                raise disk_error(images / name, error) from error
+            if (other := made.setdefault((status.st_dev, status.st_ino), name)) != name:
+                raise UserError(f"{images}: classes {other!r} and {name!r} are one folder here. Rename one.")
 
     @classmethod
     def load(cls, folder: Path | str) -> ContextSet:
         """Read a set that `save` wrote.
 
         Raises:
-            UserError: there is none, or the file is damaged or inconsistent.
+            UserError: there is none, or the file is damaged, inconsistent, or of another format.
         """
-        path = Path(folder) / CONTEXT_FILE
-        if not path.is_file():
-            raise UserError(
-                f"{folder}: no context set there (looked for {CONTEXT_FILE}). Name the folder of a finished run."
-            )
+        folder = Path(folder)
+        header = read_header(folder)
+        path = context_file(folder)
         try:
             with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            class_names = [safe_folder_name(str(name)) for name in json.loads(header["class_names"])]
-            preprocessing = Preprocessing(
-                **json.loads(header["preprocessing"]),
-                mean=tensors.get("preprocessing.mean"),
-                projection=tensors.get("preprocessing.projection"),
-            )
-            context = cls(
-                tensors["embeddings"],
-                tensors["labels"],
-                class_names,
-                preprocessing,
-                tensors.get("images"),
-                json.loads(header["metadata"]),
-                tensors.get("soft_labels"),
-            )
-            n = len(context.labels)
-            optional = [len(tensor) for tensor in (context.images, context.soft_labels) if tensor is not None]
-            lengths = {len(context.embeddings), n, *optional}
-            consistent = lengths == {n} and set(context.labels.tolist()) <= set(range(len(class_names)))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not a context set, or damaged ({error}). Run the distillation again.") from error
-        if not consistent:
-            raise UserError(f"{path}: rows, images, labels and class names do not belong together. Distil again.")
-        return context
+            check_tensors(header.class_names, header.preprocessing, tensors)
+            check_members(header.n_estimators, "n_estimators")
+            expected = header.written.get("checksum")  # format 1 has none
+            if expected not in (None, checksum(header.written, contents(tensors))):
+                raise MisfitError("its content is not what was written: the checksum differs")
+        except Exception as error:  # safetensors states no list of what it raises
+            raise refused(path, error) from error
+        return cls(
+            embeddings=tensors["embeddings"],
+            labels=tensors["labels"],
+            class_names=header.class_names,
+            preprocessing=Preprocessing(
+                header.preprocessing,
+                header.n_estimators,
+                tensors.get("preprocessing.mean"),
+                tensors.get("preprocessing.projection"),
+            ),
+            images=tensors.get("images"),
+            metadata=header.metadata,
+            soft_labels=tensors.get("soft_labels"),
+        )
 
 
 def _save_png(image: Tensor, path: Path) -> None:

@@ -17,14 +17,16 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from synthicl.artefact.classifier import InContextClassifier
-from synthicl.artefact.context_set import BEST
+from synthicl.artefact.classifier import InContextClassifier, embedder_of, open_context_set
+from synthicl.artefact.context_set import BEST, ContextSet
 from synthicl.core.errors import UserError
-from synthicl.core.files import write_whole
+from synthicl.core.files import ABSENT, FILE, FOLDER, kind_of, same_file, write_whole
+from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.core.settings import of_run
+from synthicl.core.text import plain_cell, printable
 from synthicl.data.images import EXTENSIONS
 from synthicl.data.transforms import SquareImages
-from synthicl.embeddings.embedder import embed_squares
+from synthicl.embeddings.embedder import ImageEmbedder, embed_squares
 
 OUTPUT = Path("predictions.csv")  # in the current directory: a run's folder is a finished artefact
 READERS = 4  # threads that decode images; each holds one at its full size
@@ -44,7 +46,9 @@ def predict(
 
     The columns are ``path`` (below ``images``, or as the list has it), ``prediction``, ``error`` (empty, or why the
     image could not be read; then the prediction and the probabilities are empty), and the probability of each class
-    under its name. Every image is treated as a real one, resized and cropped, synthetic images of the run included.
+    under its name. Where a spreadsheet would take a cell for a formula, as it begins with ``=``, ``+``, ``-`` or ``@``,
+    a path gets ``./`` in front, which names the same file, and a class an apostrophe. Every image is treated as a real
+    one, resized and cropped, synthetic images of the run included.
 
     Args:
         context: folder of a finished run, or of a context set.
@@ -60,22 +64,26 @@ def predict(
         Path of the CSV.
 
     Raises:
-        UserError: no images, none that can be read, no context set, other weights than the run's, or a missing file.
+        UserError: no images, none that can be read, no context set, other weights than the run's, a missing file, or an
+            output that is one of the files that are read.
     """
     output = OUTPUT if output is None else output
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size}: must be at least 1.")
-    if output.is_dir():
+    if (kind := kind_of(output)) == FOLDER:
         raise UserError(f"--output={output}: is a folder. Name a file, for example {output / OUTPUT}.")
+    if kind not in (FILE, ABSENT):
+        raise UserError(f"--output={output}: is {kind}. Name a file, for example {OUTPUT}.")
     found = find_images(images)
     own_model, own_weights = _files_of_the_run(context)
-    classifier = InContextClassifier.from_context_set(
-        context,
-        model_path or own_model,
-        device,
-        backbone_weights or own_weights,
-    )
-    squares = classifier.image_embedder().squares([path for _, path in found])
+    classifier = open_context_set(ContextSet.load(context), model_path or own_model, device)
+    embedder = embedder_of(classifier.context_, backbone_weights or own_weights, device)
+    read = [path for _, path in found]
+    read += [images, context / CONTEXT_FILE, context / "config.yaml", context.parent / "config.yaml"]
+    read += [classifier.probe_.deployment.model_path, embedder.backbone.weights]
+    if onto := same_file(output, read):
+        raise UserError(f"--output={output}: is {onto}, which is read. Name another file, for example {OUTPUT}.")
+    squares = embedder.squares([path for _, path in found])
     batches = [range(start, min(start + batch_size, len(found))) for start in range(0, len(found), batch_size)]
     unreadable: list[str] = []
 
@@ -84,19 +92,19 @@ def predict(
         opened = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         with opened as file, ThreadPoolExecutor(READERS) as readers:
             table = csv.writer(file)
-            table.writerow(["path", "prediction", "error", *classifier.classes_])
+            table.writerow(["path", "prediction", "error", *map(plain_cell, classifier.classes_)])
             for batch in track(batches, f"Classifying {len(found)} images", transient=True):
-                read = list(readers.map(lambda index: _read(squares, index), batch))
-                unreadable.extend(reason for reason in read if isinstance(reason, str))
-                rows = zip(batch, _rows(classifier, read), strict=True)
-                table.writerows([found[index][0], *row] for index, row in rows)
+                ready = list(readers.map(lambda index: _read(squares, index), batch))
+                unreadable.extend(reason for reason in ready if isinstance(reason, str))
+                rows = zip(batch, _rows(classifier, embedder, ready), strict=True)
+                table.writerows([_path_cell(found[index][0]), *row] for index, row in rows)
         if len(unreadable) == len(found):
             raise UserError(f"{images}: no image could be read, of {len(found)}. The first: {unreadable[0]}")
 
     write_whole(output, write)
-    print(f"{len(found) - len(unreadable)} of {len(found)} images classified: {output}", flush=True)
+    print(f"{len(found) - len(unreadable)} of {len(found)} images classified: {printable(output)}", flush=True)
     if unreadable:
-        reasons = (reason.encode(errors="backslashreplace").decode() for reason in unreadable[:SHOWN])
+        reasons = map(printable, unreadable[:SHOWN])
         print(f"{len(unreadable)} could not be read (column error), for example", *reasons, sep="\n  ", flush=True)
     return output
 
@@ -108,19 +116,21 @@ def find_images(images: Path) -> list[tuple[str, Path]]:
         UserError: there are none, or the file is no list.
     """
     suffixes = ", ".join(sorted(EXTENSIONS))
-    if images.is_dir():
+    kind = kind_of(images)
+    if kind == FOLDER:
         paths = [path for path in sorted(images.rglob("*")) if _is_visible_image(path.relative_to(images))]
-        found = [(str(path), path) for path in paths if path.is_file()]
+        found = [(str(path), path) for path in paths if kind_of(path) != FOLDER]
         if not found:
             raise UserError(f"{images}: no images there ({suffixes}). Name a folder that holds some.")
         return found
-    if not images.is_file():
-        raise UserError(f"{images}: no such file or folder. Name a folder of images, an image, or a list of paths.")
+    if kind != FILE:
+        what = "no such file or folder" if kind == ABSENT else f"is {kind}"
+        raise UserError(f"{images}: {what}. Name a folder of images, an image, or a list of paths.")
     if images.suffix.lower() in EXTENSIONS:
         return [(str(images), images)]
     try:
         lines = images.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{images}: neither an image ({suffixes}) nor a text file with one path per line ({error}). Name another."
         ) from error
@@ -157,17 +167,22 @@ def _read(squares: SquareImages, index: int) -> Tensor | str:
         return f"not a readable image ({type(error).__name__}: {error})"
 
 
-def _rows(classifier: InContextClassifier, read: list[Tensor | str]) -> Iterator[list[Any]]:
-    """Prediction, error and probabilities of each image of a batch."""
+def _path_cell(path: str) -> str:
+    """A path that is no formula and still leads to its file."""
+    return path if plain_cell(path) == path else f"./{path}"
+
+
+def _rows(classifier: InContextClassifier, embedder: ImageEmbedder, read: list[Tensor | str]) -> Iterator[list[Any]]:
+    """Prediction, error and probabilities of each image of a batch, as cells."""
     squares = [square for square in read if isinstance(square, Tensor)]
     probabilities = np.empty((0, len(classifier.classes_)), dtype=np.float32)
     if squares:
-        z = embed_squares(classifier.image_embedder().backbone, torch.stack(squares))
+        z = embed_squares(embedder.backbone, torch.stack(squares))
         probabilities = classifier.predict_proba(z.numpy())
     rows = iter(probabilities)
     for square in read:
         if isinstance(square, str):
-            yield ["", square, *("" for _ in classifier.classes_)]
+            yield ["", plain_cell(square), *("" for _ in classifier.classes_)]
         else:
             row = next(rows)
-            yield [classifier.classes_[row.argmax()], "", *row]
+            yield [plain_cell(classifier.classes_[row.argmax()]), "", *row]

@@ -25,10 +25,11 @@ class FrozenBackbone(nn.Module):
     Attributes:
         image_size: the resolution in pixels that it expects by default.
         embed_dim: D, the length of an embedding.
+        weights: where the weights file lies.
         fingerprint: SHA-256 of the weights file, 16 hex digits: what cached embeddings are filed under.
 
     Raises:
-        UserError: unknown name, missing or unfitting weights.
+        UserError: unknown name, missing or unfitting weights, or weights that are no numbers.
     """
 
     mean: Tensor
@@ -43,9 +44,16 @@ class FrozenBackbone(nn.Module):
         self.image_size = spec.image_size
         if not path.is_file():
             raise UserError(f"--backbone.weights={path}: not a file. Name the weights file itself.")
+        self.weights = path
         self.fingerprint = file_fingerprint(path)
         self.network = spec.build()
         spec.load(self.network, path)
+        for tensor_name, tensor in self.network.state_dict().items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"--backbone.weights={path}: {tensor_name} holds NaN or infinite numbers. Choose another file, or "
+                    "get this one again."
+                )
         self.register_buffer("mean", torch.tensor(spec.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(spec.std)[:, None, None], persistent=False)
         self.requires_grad_(False)

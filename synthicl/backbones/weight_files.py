@@ -46,7 +46,10 @@ def read_tensors(path: Path, advice: str) -> dict[str, Tensor]:
                 path, f"refused: holds the Python object {foreign[1]}, which could run code", advice
             ) from error
         raise misfit(path, f"damaged or cut short ({type(error).__name__})", advice) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    plain = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    )
+    if not plain:
         found = first_names(state) if isinstance(state, dict) else type(state).__name__
         raise misfit(path, f"not a plain table of tensors (found {found})", advice)
     return state
@@ -63,10 +66,12 @@ def first_names(table: Mapping[Any, object]) -> str:
 
 
 def first_difference(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The first tensor that is missing, has another shape or has no place, in words; empty if there is none."""
+    """The first tensor that is missing, has another shape or kind of number, or no place, in words; else empty."""
     for name, tensor in expected.items():
         if name not in state:
             return f"{name} is missing"
         if state[name].shape != tensor.shape:
             return f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        if state[name].is_floating_point() != tensor.is_floating_point():
+            return f"{name} is of type {state[name].dtype}, not {tensor.dtype}"
     return next((f"{name} has no place" for name in state if name not in expected), "")

@@ -18,11 +18,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from synthicl.core.errors import UserError
-from synthicl.core.files import write_whole
+from synthicl.core.files import ABSENT, ELSEWHERE, FILE, FOLDER, kind_of, write_whole
 
 NETWORK_TIMEOUT = 2.0  # seconds to wait for a host before it counts as out of reach
 STALL_TIMEOUT = 60.0  # seconds without a byte after which a download counts as broken
 CHUNK = 2**20  # bytes
+CACHE_REMEDY = "Set $SYNTHICL_CACHE to a folder that can be written."
 
 
 def cache_dir() -> Path:
@@ -50,11 +51,12 @@ class Asset:
 
     def find(self) -> Path | None:
         """The first place that exists, or None."""
-        return next((place for place in self.places if place.exists()), None)
+        return next((place for place in self.places if kind_of(place) in (FILE, FOLDER)), None)
 
     def missing_line(self) -> str:
         """One line: what is missing, where it was looked for, where it comes from, how to supply it."""
-        looked = ", ".join(str(place) for place in self.places)
+        kinds = ((place, kind_of(place)) for place in self.places)
+        looked = ", ".join(f"{place}" + ("" if kind == ABSENT else f", which is {kind}") for place, kind in kinds)
         origin = f"; it comes from {self.source}, which is out of reach" if self.source else ""
         return f"{self.what}: not found (looked for {looked}{origin}). Supply it with {self.remedy()}."
 
@@ -122,7 +124,7 @@ def obtain(asset: Asset) -> Path:
             for chunk in _download(asset):
                 file.write(chunk)
 
-    write_whole(target, write)
+    write_whole(target, write, CACHE_REMEDY if target.is_relative_to(cache_dir()) else ELSEWHERE)
     return target
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from synthicl.core.text import printable
+
 
 class UserError(Exception):
-    """Bad input. The message names the flag or file, what was found there, and what to do."""
+    """Bad input. The message names the flag or file, what was found there, and what to do.
+
+    Names come with data: what could steer a terminal is shown escaped, as `synthicl.core.text.printable` does. Lines
+    stay lines, as one error may be about several things; a name that may hold the end of a line goes through
+    ``printable`` before.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, message.split("\n"))))
 
 
 def check_at_least(least: int, group: str, **settings: int | None) -> None:

@@ -5,15 +5,13 @@ Imports nothing heavy: a folder or a value that is wrong is said before torch is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from safetensors import SafetensorError, safe_open
-
 from synthicl.core.configuration import CONFIGS, config_names, default_files, read_settings, with_included
+from synthicl.core.context_header import read_header
 from synthicl.core.errors import UserError
 from synthicl.core.run_folder import CONTEXT_FILE
 
@@ -240,13 +238,7 @@ def context_metadata(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / CONTEXT_FILE
-    try:
-        with safe_open(path, "np") as file:
-            metadata: dict[str, Any] = json.loads(file.metadata()["metadata"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a context set, or damaged ({error}). Run the distillation again.") from error
-    return metadata
+    return read_header(folder).metadata
 
 
 def _run_layer(folder: Path) -> Layer:

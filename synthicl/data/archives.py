@@ -18,9 +18,10 @@ from lzma import LZMAError
 from pathlib import Path
 from typing import IO
 
-from synthicl.core.assets import cache_dir
+from synthicl.core.assets import CACHE_REMEDY, cache_dir
 from synthicl.core.errors import UserError
-from synthicl.core.files import disk_error, stays_inside
+from synthicl.core.files import ABSENT, ELSEWHERE, FILE, disk_error, kind_of, stays_inside
+from synthicl.core.text import printable
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 Pick = Callable[[Path], Path | None]
@@ -55,7 +56,10 @@ def unpack(archive: Path, folder: Path, what: str, pick: Pick) -> None:
     Raises:
         UserError: the archive is damaged or unsafe, cannot be read, or holds something else, or the disk is full.
     """
-    print(f"Unpacking {archive}", flush=True)
+    remedy = CACHE_REMEDY if folder.is_relative_to(cache_dir()) else ELSEWHERE
+    print(f"Unpacking {printable(archive)}", flush=True)
+    if (kind := kind_of(archive)) not in (FILE, ABSENT):
+        raise UserError(f"{archive}: is {kind}, not an archive. Name a tar or a zip.")
     try:
         with archive.open("rb") as file:
             start = file.read(2)
@@ -64,7 +68,7 @@ def unpack(archive: Path, folder: Path, what: str, pick: Pick) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk_error(folder, error) from error
+        raise disk_error(folder, error, remedy) from error
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             content = Path(temporary) / "content"
@@ -84,7 +88,7 @@ def unpack(archive: Path, folder: Path, what: str, pick: Pick) -> None:
     except DAMAGED as error:
         raise UserError(f"{archive}: damaged, or not {what} ({error}). Delete it and run again.") from error
     except OSError as error:
-        raise disk_error(folder, error) from error
+        raise disk_error(folder, error, remedy) from error
 
 
 def unpacked(archive: Path, what: str, pick: Pick) -> Path:

@@ -9,10 +9,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from synthicl.core.errors import UserError
+from synthicl.core.text import as_shown, first_collision
 from synthicl.data.datasets import dataset_spec
+from synthicl.data.duplicates import warn_of_identical
 from synthicl.data.images import SPLITS
 
 
@@ -56,7 +59,26 @@ class ImageDataModule(L.LightningDataModule):
                     f"--data.root={root}: no {split} images of class {names}. Every class needs images in train, val "
                     f"and test: add images, or lay the splits out as {root}/train, {root}/val and {root}/test."
                 )
+        self._check_names()
+        warn_of_identical(self.splits)
         self.batch_of_step: Callable[[int], Any] = int
+
+    def _check_names(self) -> None:
+        """Refuse class names that look the same; two that differ in case are two classes, and a note says so.
+
+        Raises:
+            UserError: two names look the same, being one in different Unicode forms.
+        """
+        if pair := first_collision(self.class_names):
+            raise UserError(
+                f"--data.root={self.root}: two classes look the same, {pair[0]!a} and {pair[1]!a}. Rename one."
+            )
+        if pair := first_collision(self.class_names, lambda name: as_shown(name).casefold()):
+            rank_zero_only(print)(
+                f"Note: classes {pair[0]!r} and {pair[1]!r} differ in case only. Their images/ are one folder on file "
+                "systems that do not tell case.",
+                flush=True,
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of the remaining steps: what ``batch_of_step`` gives for a step number, by default the number.

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from synthicl.core.errors import UserError
-from synthicl.core.files import safe_folder_name, stays_inside
+from synthicl.core.files import FILE, kind_of, safe_folder_name, stays_inside
+from synthicl.core.text import first_collision, printable
 from synthicl.data.images import EXTENSIONS, LabelledImages
 
 FILES = ("metadata.csv", "metadata.jsonl")
@@ -73,12 +74,12 @@ def labelled_by(
     first: dict[Path, str] = {}
     rows: dict[str, list[Row]] = {split: [] for split in splits or ["train"]}
     for row in (row for path in files for row in read_metadata(path)):
-        before = first.setdefault(row.image, row.line)
+        before, shown = first.setdefault(row.image, row.line), printable(row.image)
         if before != row.line:
-            raise UserError(f"--data.root: {row.line}: {row.image} was named before, in {before}. Remove one.")
+            raise UserError(f"--data.root: {row.line}: {shown} was named before, in {before}. Remove one.")
         split = row.image.relative_to(root).parts[0] if splits else "train"
         if split not in rows:
-            raise UserError(f"--data.root: {row.line}: {row.image} lies in none of {', '.join(splits)}. Move it there.")
+            raise UserError(f"--data.root: {row.line}: {shown} lies in none of {', '.join(splits)}. Move it there.")
         rows[split].append(row)
     label_of = {name: label for label, name in enumerate(sorted({row.label for row in rows["train"]}))}
     images = {}
@@ -106,15 +107,16 @@ def read_metadata(path: Path) -> Iterator[Row]:
     for number, cells in (_csv_rows if path.suffix == ".csv" else _json_rows)(text, path):
         line = f"{path}, line {number}"
         name, label = (_cell(cells, column, line) for column in ("file_name", "label"))
+        shown = printable(name)
         if not stays_inside(name):
-            raise UserError(f"--data.root: {line}: {name} lies outside {path.parent}. Name files relative to it.")
+            raise UserError(f"--data.root: {line}: {shown} lies outside {path.parent}. Name files relative to it.")
         image = path.parent / PurePosixPath(name)
         if image.suffix.lower() not in EXTENSIONS:
             raise UserError(
-                f"--data.root: {line}: {name} is not an image ({', '.join(sorted(EXTENSIONS))}). Remove it."
+                f"--data.root: {line}: {shown} is not an image ({', '.join(sorted(EXTENSIONS))}). Remove it."
             )
-        if not image.is_file():
-            raise UserError(f"--data.root: {line}: {image} is missing. Add it, or remove the line.")
+        if (kind := kind_of(image)) != FILE:
+            raise UserError(f"--data.root: {line}: {printable(image)} is {kind}. Add it, or remove the line.")
         yield Row(image, label, line)
 
 
@@ -126,13 +128,15 @@ def _cell(cells: dict[str, Any], column: str, line: str) -> str:
     value = cells[column]
     text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not text:
-        raise UserError(f"--data.root: {line}: {column} is {value!r}. Write a text or a whole number.")
+        raise UserError(f"--data.root: {line}: {column} is {value!r:.80}. Write a text or a whole number.")
     return text
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
+        if twice := first_collision(reader.fieldnames or [], str):
+            raise csv.Error(f"two columns are called {twice[0]!r}")
         for cells in reader:
             if None in cells:
                 raise csv.Error("more cells than columns")
@@ -154,5 +158,8 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"--data.root: {path}, line {number}: not JSON ({error}). Write an object a line."
             ) from error
         if not isinstance(cells, dict):
-            raise UserError(f"--data.root: {path}, line {number}: {line.strip()} is no JSON object. Write one a line.")
+            raise UserError(
+                f"--data.root: {path}, line {number}: {printable(line.strip()[:80])} is no JSON object. "
+                "Write one a line."
+            )
         yield number, cells

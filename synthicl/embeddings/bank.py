@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.core.assets import cache_dir
+from synthicl.core.assets import CACHE_REMEDY, cache_dir
 from synthicl.core.distributed import gather_on_hosts, owned, world
-from synthicl.core.files import write_whole
+from synthicl.core.errors import UserError
+from synthicl.core.files import ABSENT, FILE, kind_of, require_writable, write_whole
+from synthicl.core.text import printable
 from synthicl.data.augmentation import Augmentation, AugmentationParameters
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
@@ -31,12 +34,20 @@ BATCH_SIZE = 64
 
 
 def images_fingerprint(images: LabelledImages) -> str:
-    """What identifies the images of a split: pixels of images in memory; path, size and time of files."""
+    """What identifies the images of a split: pixels of images in memory; path, size and time of files.
+
+    Raises:
+        UserError: a file is gone.
+    """
     digest = hashlib.sha256(np.ascontiguousarray(images.labels).tobytes())
     for image in images.images:
         if isinstance(image, Path):
-            status = image.stat()
-            digest.update(f"{image.resolve()}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+            try:
+                status, place = image.stat(), image.resolve()
+            except (OSError, RuntimeError) as error:  # RuntimeError: a link in a circle
+                raise UserError(f"{printable(image)}: not readable ({error}). Put it back, or start again.") from error
+            # A file name need not be UTF-8.
+            digest.update(os.fsencode(place) + f"|{status.st_size}|{status.st_mtime_ns}\n".encode())
         else:
             digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()[:16]
@@ -79,6 +90,9 @@ def embed_views(
 
     Returns:
         (V, N, D), float32, on the CPU, the same on every rank.
+
+    Raises:
+        UserError: an image cannot be read, the cache cannot be written, or an embedding is no number.
     """
     parameter = next(backbone.parameters())
     key = {
@@ -91,7 +105,7 @@ def embed_views(
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = cache_dir() / "embeddings" / f"{name}.safetensors"
     rank, ranks = world()
-    cached = _read(path)
+    cached = _read(path, (1 if augmentation is None else views, len(images), backbone.embed_dim))
     if ranks > 1:  # every rank computes, or none does
         present = torch.tensor([cached is not None], dtype=torch.int32, device=parameter.device)
         torch.distributed.all_reduce(present, torch.distributed.ReduceOp.MIN)
@@ -99,6 +113,8 @@ def embed_views(
     if cached is not None:
         return cached
 
+    if rank == 0:
+        require_writable(path.parent, CACHE_REMEDY)
     mine = owned(len(images), rank, ranks)
     squares = SquareImages(images, crop_size)
     parameters: list[AugmentationParameters] = []
@@ -115,17 +131,33 @@ def embed_views(
 
     rows = _embed(backbone, squares, mine, views if augmentation is not None else 1, view_of, num_workers, what)
     embeddings = torch.stack([gather_on_hosts(of_view, len(images), parameter.device) for of_view in rows])
+    if not embeddings.isfinite().all():
+        raise UserError(
+            f"--backbone.name={backbone.name}: embeddings of {what} are NaN or infinite in {parameter.dtype}. "
+            "Choose another --trainer.precision, or other weights."
+        )
     if rank == 0:
-        write_whole(path, lambda target: target.write_bytes(save({"z": embeddings})))
+        write_whole(path, lambda target: target.write_bytes(save({"z": embeddings})), CACHE_REMEDY)
     return embeddings
 
 
-def _read(path: Path) -> Tensor | None:
-    """Embeddings from disk, or None if there are none that can be read."""
-    try:
-        return load_file(path)["z"]
-    except (FileNotFoundError, SafetensorError, KeyError):
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """Embeddings of a shape from disk, or None if there are none; what cannot be used counts for nothing."""
+    if (kind := kind_of(path)) == ABSENT:
         return None
+    try:
+        if kind != FILE:  # a FIFO would be waited for
+            raise ValueError(f"it is {kind}")
+        z = load_file(path)["z"]
+        if z.shape != shape or z.dtype != torch.float32:
+            raise ValueError(f"it holds {tuple(z.shape)}, {z.dtype}, not {shape}")
+        if not z.isfinite().all():
+            raise ValueError("it holds NaN or infinite numbers")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if world()[0] == 0:
+            print(f"{path}: damaged cache file ({printable(error)}), made again.", flush=True)
+        return None
+    return z
 
 
 @torch.no_grad()

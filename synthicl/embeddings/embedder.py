@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from torch import Tensor
 
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.errors import UserError
+from synthicl.core.text import printable
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import SquareImages
 
 BATCH_SIZE = 64
 NEEDED = ("backbone", "backbone_weights", "crop_size")  # of a context set's metadata
-PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}  # what a PNG holds without loss
+ADVICE = "Use the context set of a finished run, or classify embeddings instead of images."
 
 Images = Sequence[Path | str | Image.Image] | Tensor
 
@@ -33,7 +33,8 @@ class ImageEmbedder:
         device: where the backbone runs.
 
     Raises:
-        UserError: the metadata names no backbone, its weights are missing, or they are not those of the context set.
+        UserError: the metadata names no backbone, its weights are missing or not those of the context set, or the
+            network does not take squares of that size.
     """
 
     def __init__(
@@ -43,10 +44,18 @@ class ImageEmbedder:
         if missing:
             raise UserError(
                 f"The context set does not say which backbone its vectors come from (no {', '.join(missing)} in its "
-                "metadata). Use the context set of a finished run, or classify embeddings instead of images."
+                f"metadata). {ADVICE}"
             )
         self.backbone = FrozenBackbone(metadata["backbone"], weights).require(metadata["backbone_weights"]).to(device)
         self.crop_size = int(metadata["crop_size"])
+        try:
+            embed_squares(self.backbone, torch.zeros(1, 3, self.crop_size, self.crop_size, dtype=torch.uint8))
+        except (AssertionError, RuntimeError, ValueError) as error:  # a network says in its own way what it cannot take
+            reason = printable(str(error).partition("\n")[0][:100])
+            raise UserError(
+                f"The context set's crop_size={self.crop_size} does not suit its backbone {self.backbone.name} "
+                f"({reason}). {ADVICE}"
+            ) from error
 
     def squares(self, images: Images) -> SquareImages:
         """Images as a dataset of (3, crop, crop), uint8; each is read when it is asked for, and may raise UserError."""
@@ -66,6 +75,8 @@ class ImageEmbedder:
         Raises:
             UserError: there are none, or one cannot be read.
         """
+        if isinstance(images, str | Path | Image.Image):
+            raise UserError("One image is given where a list of images is expected. Put it into a list: [image].")
         if len(images) == 0:
             raise UserError("There are no images to classify. Give at least one.")
         squares = self.squares(images)
@@ -81,22 +92,18 @@ def embed_squares(backbone: FrozenBackbone, squares: Tensor) -> Tensor:
     return torch.cat([backbone(part.to(device) / 255).float().cpu() for part in squares.split(BATCH_SIZE)])
 
 
-def _readable(image: Path | str | Image.Image | Tensor) -> Path | np.ndarray | BytesIO:
+def _readable(image: Path | str | Image.Image | Tensor) -> Path | np.ndarray | Image.Image:
     """What `synthicl.data.images.read_image` takes.
 
     Raises:
-        UserError: a tensor is not (3, H, W), uint8.
+        UserError: a tensor is not (3, H, W), uint8, or it is something else.
     """
     if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
             raise UserError(
                 f"Images as a tensor must be (N, 3, H, W), uint8; each of these is {tuple(image.shape)}, {image.dtype}."
             )
         return image.permute(1, 2, 0).contiguous().cpu().numpy()
-    if isinstance(image, Image.Image):
-        # Through a lossless file, so that transparency, 16 bit and orientation are treated as in a file on disk.
-        buffer = BytesIO()
-        stored = image if image.mode in PNG_MODES else image.convert("RGB")
-        stored.save(buffer, "PNG", exif=image.getexif(), compress_level=0)
-        return buffer
-    return Path(image)
+    if not isinstance(image, str | Path | Image.Image):
+        raise UserError(f"Images must be paths, Pillow images or a tensor; one of these is a {type(image).__name__}.")
+    return Path(image) if isinstance(image, str) else image

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from synthicl.core.statistics import Comparison, Interval, holm
@@ -49,11 +50,11 @@ def print_tables(tables: Iterable[Table]) -> None:
     """Print tables to the terminal, as wide as their cells need."""
     console = Console(width=max(Console().width, 160), highlight=False)
     for title, header, body in tables:
-        table = RichTable(title=title, title_justify="left")
+        table = RichTable(title=escape(title), title_justify="left")  # names of classes are no markup
         for position, name in enumerate(header):
-            table.add_column(name, justify="left" if position == 0 else "right")
+            table.add_column(escape(name), justify="left" if position == 0 else "right")
         for row in body:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
 
 

@@ -162,7 +162,7 @@ class Subject:
         split = {"split_seed": self.split_seed} if self.split_seed else {}
         if self.context_sets:
             names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
-            return {name: self.about[name] for name in names} | split
+            return {name: self.about.get(name, "") for name in names} | split
         choice = self.settings.tabicl.checkpoint, self.settings.tabicl.model_path
         return {
             "dataset": self.data.name,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from synthicl.core.assets import Asset, cache_dir, obtain
 from synthicl.core.errors import UserError
-from synthicl.core.files import file_fingerprint
+from synthicl.core.files import FILE, file_fingerprint, kind_of
 
 # Small ones, pre-trained by scripts/pretrain_tabicl.py; mini_1 differs from mini in the seed, and is shipped as a judge
 # that was not in the loop.
@@ -73,6 +73,8 @@ def find_checkpoint(checkpoint: str, model_path: str | Path | None = None, made_
         UserError: unknown checkpoint, a missing file, or other weights than those of the context set.
     """
     path = obtain(checkpoint_asset(checkpoint, model_path))
+    if (kind := kind_of(path)) != FILE:
+        raise UserError(f"--tabicl.model_path={path}: not a TabICL checkpoint (it is {kind}). Name the file itself.")
     if made_with not in (None, file_fingerprint(path)):
         raise UserError(
             f"--tabicl.model_path={path}: these weights ({file_fingerprint(path)}) are not those the context set was "
@@ -92,8 +94,11 @@ def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
     Raises:
         UserError: it is not; nothing in it was executed.
     """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: nothing is to be looked up
     # Names are checked before torch is loaded, files are opened after.
     import torch
+
+    from synthicl.tabicl.differentiable import misfit
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -105,3 +110,5 @@ def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
         ) from error
     if missing:
         raise UserError(f"{flag}={path}: not a TabICL checkpoint (it lacks {', '.join(sorted(missing))}).")
+    if reason := misfit(content["config"], content["state_dict"]):
+        raise UserError(f"{flag}={path}: not a TabICL checkpoint ({reason}). Choose another.")

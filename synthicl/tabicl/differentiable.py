@@ -64,6 +64,28 @@ def members_of(classifier: TabICLClassifier) -> list[Member]:
     ]
 
 
+def misfit(config: object, state: object) -> str:
+    """Why TabICL cannot be built and filled from the parts of a checkpoint, in words; empty if it can."""
+    if not isinstance(config, dict) or not isinstance(state, dict):
+        return "config or state_dict is not a table"
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):
+            return f"{name} is not a tensor"
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} holds NaN or infinite numbers"
+    try:
+        with torch.device("meta"):  # no memory, whatever sizes it says
+            expected = TabICL(**config).state_dict()
+    except Exception as error:  # the network checks its settings in many ways
+        return f"its config is that of another network ({type(error).__name__}: {' '.join(str(error).split())[:100]})"
+    for name, tensor in expected.items():
+        if name not in state:
+            return f"{name} is missing"
+        if state[name].shape != tensor.shape:
+            return f"{name} has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+    return next((f"{name} has no place in it" for name in state if name not in expected), "")
+
+
 class DifferentiableTabICL:
     """A frozen TabICL whose logits can be differentiated with respect to context and queries.
 

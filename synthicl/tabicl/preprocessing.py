@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from numbers import Integral
+from string import digits
 from typing import Literal
 
 import torch
@@ -24,7 +26,8 @@ from torch import Tensor
 from synthicl.core.errors import UserError
 from synthicl.core.randomness import keyed_generator
 
-_REDUCTION = re.compile(r"(pca|rotated)([1-9]\d*)")
+MOST_MEMBERS = 1000  # of an ensemble; each is a forward pass of its own
+_REDUCTION = re.compile(r"(pca|rotated)([1-9]\d{0,5})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ class Preprocessing:
         return (z - self.mean.to(z)) @ self.projection.to(z)
 
 
+def check_members(n_estimators: object, where: str) -> None:
+    """Check a number of ensemble members.
+
+    Args:
+        n_estimators: what was given.
+        where: what the message names.
+
+    Raises:
+        UserError: it is no whole number from 1 to `MOST_MEMBERS`.
+    """
+    whole = isinstance(n_estimators, Integral) and not isinstance(n_estimators, bool)
+    if not whole or not 1 <= n_estimators <= MOST_MEMBERS:  # type: ignore[operator]  # it is a number then
+        raise UserError(f"{where}={str(n_estimators)[:40]}: must be a whole number from 1 to {MOST_MEMBERS}.")
+
+
 def columns_of(name: str) -> int:
     """The number of columns a preprocessing reduces to, 0 for none; checks a name as far as one can without data.
 
@@ -75,7 +93,7 @@ def columns_of(name: str) -> int:
     match = _REDUCTION.fullmatch(name)
     if not match and name not in {"raw", "post"}:
         raise UserError(
-            f"--tabicl.preprocessing={name}: unknown. Choose auto, raw, post, pca<k> or rotated<k>, for example "
+            f"--tabicl.preprocessing={name[:80]}: unknown. Choose auto, raw, post, pca<k> or rotated<k>, for example "
             "rotated16."
         )
     return int(match[2]) if match else 0
@@ -95,18 +113,22 @@ def fit_preprocessing(name: str, z_train: Tensor, n_estimators: int | None = Non
         n_estimators: ensemble members in place of the preprocessing's own number.
 
     Raises:
-        UserError: unknown name, or more columns than the training embeddings have directions.
+        UserError: unknown name, an impossible number of members, or more columns than the training embeddings have
+            directions.
     """
     columns = columns_of(name)
+    if n_estimators is not None:
+        check_members(n_estimators, "--tabicl.n_estimators")
     members = n_estimators or (32 if name == "post" else 8)
     if not columns:
         return Preprocessing(name, members)
     mean = z_train.double().mean(0)
     directions = torch.linalg.svd(z_train.double() - mean, full_matrices=False).Vh[: most_columns(z_train)]
     if columns > len(directions):
+        most = f" or {name.rstrip(digits)}{len(directions)}" if len(directions) else ""
         raise UserError(
             f"--tabicl.preprocessing={name}: the {len(z_train)} training embeddings have only {len(directions)} "
-            "directions."
+            f"directions. Choose raw{most}, or add images."
         )
     components = directions[:columns]
     # The sign of a singular vector is arbitrary: make its largest entry positive, so that every machine agrees.

@@ -231,13 +231,13 @@ def test_it_is_exported():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"preprocessing": "pca"}, r"--tabicl\.preprocessing=pca: unknown\. Choose"),
+        ({"preprocessing": "pca"}, r"^preprocessing=pca: unknown\. Choose"),
         (
             {"preprocessing": "pca30"},
-            r"--tabicl\.preprocessing=pca30: the 30 training embeddings have only 29 directions",
+            r"^preprocessing=pca30: the 30 training embeddings have only 29 directions\. Choose raw or pca29, or add",
         ),
-        ({"checkpoint": "v9"}, r"--tabicl\.checkpoint=v9: unknown\. Choose one of: mini"),
-        ({"model_path": "gone.ckpt"}, r"gone\.ckpt.*Supply it with --tabicl\.model_path=PATH"),
+        ({"checkpoint": "v9"}, r"^checkpoint=v9: unknown\. Choose one of: mini"),
+        ({"model_path": "gone.ckpt"}, r"gone\.ckpt.*Supply it with model_path=PATH"),
     ],
 )
 def test_messages_of_fit(digits, settings, message):
@@ -267,7 +267,7 @@ def test_a_checkpoint_of_ones_own_must_be_supplied_again(tmp_path, digits):
     own.write_bytes(MINI.read_bytes())
     saved = InContextClassifier(model_path=own, n_estimators=1).fit(z.numpy(), y)
     saved.save(tmp_path)
-    with pytest.raises(UserError, match=r"checkpoint file own\.ckpt\. Supply it with --tabicl\.model_path=PATH\."):
+    with pytest.raises(UserError, match=r"checkpoint file own\.ckpt\. Supply it with model_path=PATH\."):
         InContextClassifier.load(tmp_path)
     queries = digits["query"][1].numpy()
     loaded = InContextClassifier.load(tmp_path, model_path=own)
@@ -293,10 +293,8 @@ def test_messages_about_images(tmp_path, digits, context_set):
 def test_other_weights_are_refused(context_set):
     metadata = context_set.metadata | {"backbone_weights": "0123456789abcdef"}
     other = ContextSet(context_set.embeddings, context_set.labels, NAMES, context_set.preprocessing, metadata=metadata)
-    message = (
-        r"--backbone\.weights: these weights of mini \(\w{16}\) are not those .* \(0123456789abcdef\)\. Supply that"
-    )
+    message = r"backbone_weights: these weights of mini \(\w{16}\) are not those .* \(0123456789abcdef\)\. Supply that"
     with pytest.raises(UserError, match=message):
         InContextClassifier.from_context_set(other).image_embedder()
-    with pytest.raises(UserError, match=r"gone\.pth.*Supply it with --backbone\.weights=PATH"):
+    with pytest.raises(UserError, match=r"gone\.pth.*Supply it with backbone_weights=PATH"):
         InContextClassifier.from_context_set(context_set, backbone_weights="gone.pth").image_embedder()

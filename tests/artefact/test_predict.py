@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import synthicl.artefact.predict as predict_module
 import synthicl.data.transforms as transforms
 from synthicl.artefact.context_set import ContextSet
 from synthicl.artefact.predict import find_images, predict
@@ -18,7 +19,6 @@ from synthicl.core.errors import UserError
 from synthicl.data.datasets.digits import load
 from synthicl.data.images import LabelledImages
 from synthicl.embeddings.bank import embed_views
-from synthicl.embeddings.embedder import ImageEmbedder
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.deployment import Deployment
@@ -327,21 +327,21 @@ def test_the_table_is_written_whole_or_not_at_all(tmp_path, run, queries, monkey
     """Whatever stops it half-way, the old table stays and nothing else."""
     output = tmp_path / "out.csv"
     output.write_text("old")
-    embed = ImageEmbedder.embed
+    embed = predict_module.embed_squares
     batches = []
 
     def stop(error):
-        def interrupted(self, squares):
+        def interrupted(backbone, squares):
             batches.append(len(squares))
             if len(batches) > 1:
                 raise error
-            return embed(self, squares)
+            return embed(backbone, squares)
 
         return interrupted
 
     for error, raised in ((KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "full"), UserError)):
         batches.clear()
-        monkeypatch.setattr(ImageEmbedder, "embed", stop(error))
+        monkeypatch.setattr(predict_module, "embed_squares", stop(error))
         with pytest.raises(raised):
             predict(run, queries, output, batch_size=4)
         assert batches == [4, 4]

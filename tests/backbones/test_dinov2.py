@@ -371,7 +371,7 @@ def test_loading_is_strict(tmp_path: Path, change: Callable[[State], object], fa
     change(state)
     torch.save(state, tmp_path / "weights.pth")
     line = refused(tmp_path / "weights.pth", build("b", registers=False, **NARROW))
-    assert f"no model of this family (width 48, 2 blocks, 0 registers) ({fault})" in line
+    assert f"incomplete or changed: {fault}. Give the official .pth" in line
 
 
 def test_specs() -> None:

@@ -102,7 +102,9 @@ def test_files_may_lie_elsewhere(run):
 
 def test_a_context_set_alone_names_dataset_backbone_and_checkpoint(tmp_path):
     def write(**about):
-        metadata = {"metadata": json.dumps(about)}
+        header = {"format": "synthicl context set 1", "class_names": '["a"]'}
+        preprocessing = json.dumps({"name": "raw", "n_estimators": 8})
+        metadata = header | {"preprocessing": preprocessing, "metadata": json.dumps(about)}
         save_file({"x": np.zeros(1)}, tmp_path / "context.safetensors", metadata=metadata)
 
     write(dataset="digits", backbone="mini_conv", tabicl_checkpoint="mini_1", split_seed=3)

@@ -129,7 +129,7 @@ def test_byte_order_mark_and_windows_line_ends(make, file):
     ("row", "message"),
     [
         (("gone.png", "cat"), r"gone\.png is missing\. Add it, or remove the line\."),
-        (("folder.png", "cat"), r"folder\.png is missing"),
+        (("folder.png", "cat"), r"folder\.png is a folder"),
         (("01.png", "dog"), r"01\.png was named before, in .*, line \d\. Remove one\."),
         (("./01.png", "dog"), r"01\.png was named before"),
         (("notes.txt", "cat"), r"notes\.txt is not an image \(\.bmp, .*\)\. Remove it\."),

@@ -159,6 +159,8 @@ def load(network: nn.Module, path: Path) -> None:
     state = _with_timm_names(read_tensors(path, ADVICE), path)
     expected = network.state_dict()
     fault = first_difference(state, expected)
+    if fault and _describe(state) == _describe(expected):
+        raise misfit(path, f"incomplete or changed: {fault}", ADVICE)
     if fault:
         raise UserError(
             f"{FLAG}={path}: holds {_describe(state)}, this backbone is {_describe(expected)} ({fault}). "
@@ -170,13 +172,18 @@ def load(network: nn.Module, path: Path) -> None:
 def _with_timm_names(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Translate the official names, none of which timm uses; what has timm's names passes unchanged."""
     dimensions = {"cls_token": 3, "pos_embed": 3, "patch_embed.proj.weight": 4}
-    if any(name not in state or state[name].ndim != count for name, count in dimensions.items()):
+    lacking = [name for name in dimensions if name not in state]
+    if 0 < len(lacking) < len(dimensions):
+        raise misfit(path, f"incomplete: {lacking[0]} is missing", ADVICE)
+    if lacking or any(state[name].ndim != count for name, count in dimensions.items()):
         raise misfit(path, f"not DINOv2 with the official names or timm's (found {first_names(state)})", ADVICE)
     swiglu = {"w12": "fc1", "w3": "fc2"}
     renamed = {re.sub(r"(?<=\.mlp\.)(w12|w3)", lambda found: swiglu[found[0]], name): state[name] for name in state}
     renamed.pop("mask_token", None)  # used in pre-training only
     if "register_tokens" in renamed:
         renamed["reg_token"] = renamed.pop("register_tokens")
+        if renamed["cls_token"].shape[1:] != (1, renamed["pos_embed"].shape[2]):
+            raise misfit(path, "incomplete or changed: cls_token and pos_embed do not belong together", ADVICE)
         renamed["cls_token"] = renamed["cls_token"] + renamed["pos_embed"][:, :1]
         renamed["pos_embed"] = renamed["pos_embed"][:, 1:]
     return renamed
@@ -186,7 +193,7 @@ def _describe(state: Mapping[str, Tensor]) -> str:
     """Name and size of the model that weights with timm's names belong to."""
     width = state["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    registers = state["reg_token"].shape[1] if "reg_token" in state and state["reg_token"].ndim == 3 else 0
     size = next((key for key, (wide, deep, _) in SIZES.items() if (wide, deep) == (width, depth)), None)
     name = _name(size, registers > 0) if size else "no model of this family"
     return f"{name} (width {width}, {depth} blocks, {registers} registers)"

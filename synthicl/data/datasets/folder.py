@@ -15,7 +15,8 @@ import numpy as np
 
 from synthicl.core.assets import Asset
 from synthicl.core.errors import UserError
-from synthicl.core.files import safe_folder_name
+from synthicl.core.files import FILE, FOLDER, kind_of, safe_folder_name
+from synthicl.core.text import printable
 from synthicl.data.datasets import DatasetSpec, ImageDataset
 from synthicl.data.images import EXTENSIONS, SPLITS, LabelledImages
 from synthicl.data.metadata import labelled_by, metadata_files
@@ -28,7 +29,10 @@ VAL_OF_TRAIN = {"val": 0.1}  # of a dataset that comes without a val split
 
 def class_folders(root: Path) -> list[Path]:
     """The class subfolders of ``root`` in alphabetical order, hidden ones left out."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in root.iterdir() if kind_of(path) == FOLDER and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"--data.root: {root} cannot be read ({error.strerror}). Change its permissions.") from error
 
 
 def scan(root: Path, class_names: list[str]) -> LabelledImages:
@@ -41,12 +45,17 @@ def scan(root: Path, class_names: list[str]) -> LabelledImages:
     labels: list[int] = []
     for folder in class_folders(root):
         if folder.name not in class_names:
-            raise UserError(f"--data.root: class folder {folder} has no images in train. Add some, or remove it.")
+            shown = printable(folder)
+            raise UserError(f"--data.root: class folder {shown} has no images in train. Add some, or remove it.")
         for path in sorted(folder.rglob("*")):
-            if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            kind = kind_of(path)
+            if kind == FOLDER or any(part.startswith(".") for part in path.relative_to(folder).parts):
                 continue
+            if kind != FILE:
+                raise UserError(f"--data.root: {printable(path)} is {kind}, not an image. Remove it.")
             if path.suffix.lower() not in EXTENSIONS:
-                raise UserError(f"--data.root: {path} is not an image ({', '.join(sorted(EXTENSIONS))}). Remove it.")
+                suffixes = ", ".join(sorted(EXTENSIONS))
+                raise UserError(f"--data.root: {printable(path)} is not an image ({suffixes}). Remove it.")
             paths.append(path)
             labels.append(class_names.index(folder.name))
     return LabelledImages(paths, np.array(labels, dtype=np.int64))
@@ -59,11 +68,12 @@ def load(root: Path, split_seed: int = 0) -> ImageDataset:
         UserError: no such folder, fewer than two classes, a class without images, a name that cannot be written, a
             metadata file that does not say what it should, or a split in other words.
     """
-    if not root.is_dir():
+    if kind_of(root) != FOLDER:
         raise UserError(f"--data.root={root}: not a folder. Name the folder that holds one subfolder per class.")
     for folder in class_folders(root):
         if other := next((name for name in SPLITS if folder.name.lower() in OTHER_NAMES[name]), None):
-            raise UserError(f"--data.root={root}: {folder} looks like a split and would not be one. Call it {other}.")
+            shown = printable(folder)
+            raise UserError(f"--data.root={root}: {shown} looks like a split and would not be one. Call it {other}.")
     present = [name for name in SPLITS if (root / name).is_dir()]
     splits = present if "train" in present and len(present) > 1 else []
     if files := metadata_files(root, splits):
