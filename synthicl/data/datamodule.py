@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from synthicl.core.errors import UserError
+from synthicl.core.settings import DataSettings
 from synthicl.data.datasets import dataset_spec
 from synthicl.data.images import SPLITS
 
@@ -36,12 +37,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(self, name: str, root: Path = Path("data"), num_workers: int = 0, split_seed: int = 0) -> None:
         super().__init__()
+        asked = DataSettings(name, Path(root), num_workers, split_seed)  # which checks the ranges
         spec = dataset_spec(name)
-        if not 0 <= split_seed < 2**32:  # what NumPy's RandomState takes
-            raise UserError(f"--data.split_seed={split_seed}: must lie between 0 and {2**32 - 1}.")
-        dataset = spec.load(Path(root), split_seed)
+        dataset = spec.load(asked.root, split_seed)
         self.name = name
-        self.root = Path(root)
+        self.root = asked.root
         self.split_seed = split_seed
         self.licence = spec.licence
         self.num_workers = num_workers
