@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from synthicl.cli.foreign import check_foreign
 from synthicl.core.configuration import (
     CONFIGS,
     config_names,
@@ -90,7 +91,7 @@ def expand(flags: Iterable[Flag]) -> list[Flag]:
     ``--model.objective=lgm`` is short for ``-c objective/lgm`` in its place; the file names the class; an
     objective of another package is short for its class. What a configuration file's ``include`` names, relative to
     `CONFIGS`, comes before the file itself. What resumes from a checkpoint (``--ckpt_path``) starts from the
-    configuration of its run, and flags win over that.
+    configuration of its run, which is checked to be data unless the user names that file as well; flags win over it.
 
     Raises:
         UserError: there is no such objective, file or checkpoint, or a setting that is read early is abbreviated or
@@ -112,15 +113,29 @@ def expand(flags: Iterable[Flag]) -> list[Flag]:
             expanded.append(flag)
     checkpoint = settings(expanded).get("ckpt_path")
     if checkpoint:
-        config = Path(checkpoint).resolve().parent.parent / "config.yaml"
-        if not Path(checkpoint).is_file():
+        is_file, config = _beside(checkpoint)
+        if not is_file:
             raise UserError(
                 f"--ckpt_path={checkpoint}: no such file. Checkpoints lie in outputs/*/version_*/checkpoints/."
             )
         if not config.is_file():
             raise UserError(f"--ckpt_path={checkpoint}: {config} is missing, which says what the run was made with.")
-        expanded.insert(0, Flag("--config", str(config)))
+        if not any(Path(flag.value or "").resolve() == config for flag in expanded if flag.name == "--config"):
+            check_foreign(config)
+            expanded.insert(0, Flag("--config", str(config)))
     return expanded
+
+
+def _beside(checkpoint: str) -> tuple[bool, Path]:
+    """Whether a checkpoint is a file, and the configuration of its run.
+
+    Raises:
+        UserError: the path cannot be one.
+    """
+    try:
+        return Path(checkpoint).is_file(), Path(checkpoint).resolve().parent.parent / "config.yaml"
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a circle of links, a null byte
+        raise UserError(f"--ckpt_path={checkpoint[:100]}: cannot be a file ({error}). Name another.") from error
 
 
 def _named_objective(name: str) -> list[Flag]:

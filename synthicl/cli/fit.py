@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -19,16 +22,20 @@ from synthicl.cli.command_line import EARLY, agree, split, with_defaults
 from synthicl.cli.evaluate import evaluate
 from synthicl.core.configuration import default_files
 from synthicl.core.distributed import ImageParallelStrategy
-from synthicl.core.errors import UserError
-from synthicl.core.files import write_whole
-from synthicl.core.run_folder import next_version, point_latest
+from synthicl.core.errors import UserError, check_between
+from synthicl.core.files import disk_error, write_whole
+from synthicl.core.memory import free_bytes
+from synthicl.core.run_folder import CONTEXT_FILE, check_writable, next_version, point_latest
+from synthicl.core.settings import MOST_DRAWS
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.callbacks.cost import Cost
 from synthicl.distillation.callbacks.export import Export
 from synthicl.distillation.callbacks.image_grid import ImageGrid
 from synthicl.distillation.callbacks.progress import DistillationProgress
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.distillation.checkpoint_files import SCORE, RunCheckpoint, WholeFiles, read_checkpoint
 from synthicl.distillation.distiller import Distiller
+from synthicl.distillation.images import bytes_of_images
 from synthicl.studies.compare import COMPARE
 
 TABLE = {"contexts": ("random", "centroid", "class_mean", "all"), "probes": ("tabicl", "linear")}
@@ -60,6 +67,8 @@ class SaveConfig(SaveConfigCallback):
                 path.touch(exist_ok=False)
             except FileExistsError as error:
                 raise UserError(f"{path.parent}: taken by a run started at the same moment. Start again.") from error
+            except OSError as error:
+                raise disk_error(path.parent, error) from error
             self._write(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,29 +88,98 @@ class SaveConfig(SaveConfigCallback):
 
 
 def check_trainer_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse what the optimisation has no meaning for.
+    """Refuse what the optimisation has no meaning for, and what Lightning would refuse in words of its own.
 
     Raises:
         UserError: one line that names the flag.
     """
-    allowed = {
+    allowed: dict[str, tuple[Any, ...]] = {
         "precision": (None, "32-true", "64-true", "bf16-mixed", "16-mixed", 32, "32", 64, "64"),
         "strategy": ("auto", "ddp"),  # several devices share the images out, whatever is asked
         "fast_dev_run": (False, 0),
-        # The batch of a step is a function of its number.
+        # The batch of a step is a function of its number, and a run is one epoch.
         "limit_train_batches": (None, 1.0),
         "overfit_batches": (0.0,),
+        "check_val_every_n_epoch": (None,),
+        "accumulate_grad_batches": (1,),
+        "reload_dataloaders_every_n_epochs": (0,),
+        # A validation is one batch, without which nothing is scored.
+        "limit_val_batches": (None, 1.0, 1),
+        "limit_test_batches": (None, 1.0, 1),
+        "limit_predict_batches": (None, 1.0, 1),
+        # The gradient is the images' own, and each rank's.
+        "gradient_clip_val": (None,),
+        "gradient_clip_algorithm": (None,),
         # The run's folder has TensorBoard's files and the checkpoints.
         "logger": (None, True),
         "enable_checkpointing": (None, True),
+        "barebones": (False,),
+        "plugins": (None, []),
     }
     for name, values in allowed.items():
         if settings[name] not in values:
             words = ", ".join(str(value) for value in values if isinstance(value, str) and not value.isdigit())
             choice = f"Choose {words}." if words else "Leave it out."
             raise UserError(f"--trainer.{name}={settings[name]}: not possible here. {choice}")
-    if settings["max_steps"] < 1:
-        raise UserError(f"--trainer.max_steps={settings['max_steps']}: must be at least 1.")
+    if not 1 <= settings["max_steps"] < 2**63:
+        raise UserError(f"--trainer.max_steps={settings['max_steps']}: must be at least 1, and below 2^63.")
+    counts = ("max_epochs", -1), ("min_epochs", None), ("min_steps", None), ("num_sanity_val_steps", -1)
+    for name, none in counts:
+        value = settings[name]
+        least = 0 if name == "num_sanity_val_steps" else 1
+        if value not in (None, none) and not least <= value < 2**63:
+            raise UserError(f"--trainer.{name}={value}: must be at least {least}. Leave it out.")
+    for name, least in (("num_nodes", 1), ("log_every_n_steps", 0)):
+        if not least <= settings[name] < 2**63:
+            raise UserError(f"--trainer.{name}={settings[name]}: must be at least {least}.")
+    _check_validation_interval(settings["val_check_interval"])
+    if settings["max_time"] is not None and not _is_positive_time(settings["max_time"]):
+        raise UserError(f"--trainer.max_time={settings['max_time']}: no time. Write DD:HH:MM:SS, such as 00:01:30:00.")
+    _check_devices(settings["devices"])
+
+
+def _check_validation_interval(value: Any) -> None:
+    """Check ``--trainer.val_check_interval``: steps, a share of the run, or a time.
+
+    Raises:
+        UserError: it is none of the three.
+    """
+    if isinstance(value, bool | None):
+        fits = value is None
+    elif isinstance(value, int | float):
+        fits = value >= 1 if isinstance(value, int) else 0 < value <= 1
+    else:
+        fits = _is_positive_time(value)
+    if not fits:
+        raise UserError(
+            f"--trainer.val_check_interval={value}: must be a number of steps, at least 1, or a share of the run "
+            "above 0 and up to 1.0."
+        )
+
+
+def _is_positive_time(value: Any) -> bool:
+    """Whether Lightning reads a time of at least a second in it."""
+    try:
+        return Timer(timedelta(**value) if isinstance(value, dict) else value).time_remaining() >= 1  # type: ignore[operator]
+    except Exception:  # Lightning's and Python's, whatever the text was
+        return False
+
+
+def _check_devices(value: Any) -> None:
+    """Check ``--trainer.devices``: ``auto``, -1 for all, a number, or a list of numbers.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    numbers = value if isinstance(value, list) else str(value).strip("[] ,").split(",")
+    listed = isinstance(value, list) or "," in str(value)
+    fits = all(re.fullmatch(r"\d{1,4}", str(number).strip()) for number in numbers) and bool(numbers)
+    if fits and not listed:
+        fits = int(numbers[0]) > 0
+    if fits and listed:
+        fits = len({int(number) for number in numbers}) == len(numbers)
+    if not fits and str(value) not in ("auto", "-1"):
+        raise UserError(f"--trainer.devices={value}: must be auto, a number of at least 1, or a list such as [0,1].")
 
 
 def copy(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +205,17 @@ class LogHyperparameters(L.Callback):
 
 
 class DistillCLI(LightningCLI):
-    """fit, validate and test, with ``--backbone.*``, ``--tabicl.*`` and ``--output_dir`` beside Lightning's groups."""
+    """fit, validate and test, with ``--backbone.*``, ``--tabicl.*`` and ``--output_dir`` beside Lightning's groups.
+
+    Args:
+        began: told the folder of the run, once there is one.
+        args: of Lightning's.
+        settings: likewise.
+    """
+
+    def __init__(self, began: Callable[[Path], object], *args: Any, **settings: Any) -> None:
+        self.began = began
+        super().__init__(*args, **settings)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -153,19 +241,34 @@ class DistillCLI(LightningCLI):
         assert isinstance(args, list)
         agree(with_defaults(split(args)[1]), self.config[self.config["subcommand"]].get, EARLY)
 
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from inside a checkpoint: Lightning would import the class that they name."""
+
+    def before_instantiate_classes(self) -> None:
+        """Check what needs nothing else, before anything is loaded."""
+        settings = self.config[self.subcommand]
+        check_trainer_settings(settings["trainer"])
+        check_between(1, MOST_DRAWS, "--", random_draws=settings["random_draws"])
+        if settings["weights_only"] is not True:
+            raise UserError(f"--weights_only={settings['weights_only']}: checkpoints are data here. Leave it out.")
+        if settings["seed_everything"] not in (False, True):
+            check_between(0, 2**32 - 1, "--", seed_everything=settings["seed_everything"])
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Create the Trainer with the project's logger and callbacks; several devices share the images out."""
         settings = self.config[self.subcommand]
-        check_trainer_settings(settings["trainer"])
         checkpoint = settings.get("ckpt_path")
         if checkpoint:  # a run that resumes stays in its folder
-            run = Path(checkpoint).resolve().parents[1]
+            run = Path(checkpoint).resolve().parent.parent
         else:
             folder = Path(settings["output_dir"]) / settings["data"]["name"]
+            if self.subcommand == "fit":
+                check_writable(folder, f"--output_dir={settings['output_dir']}")
             run = folder / next_version(folder)
         if self.subcommand == "fit":
-            kwargs["logger"] = TensorBoardLogger(run.parents[1], run.parent.name, run.name, default_hp_metric=False)
-            checkpoints: dict[str, Any] = {"dirpath": run.resolve() / "checkpoints", "enable_version_counter": False}
+            self.began(run)
+            kwargs["logger"] = TensorBoardLogger(run.parent.parent, run.parent.name, run.name, default_hp_metric=False)
+            kwargs["plugins"] = [WholeFiles()]
             kwargs["callbacks"] = [
                 *(self._get(self.config_init, "trainer.callbacks") or []),
                 ImageGrid(),
@@ -174,19 +277,53 @@ class DistillCLI(LightningCLI):
                 LogHyperparameters(
                     {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}
                 ),
-                # Both are written at validations, whole, over the last one, into the run's folder. "last" comes second:
-                # it holds what "best" has seen, and a run that resumes from it keeps the same best if the folder's path
-                # is the same, hence the whole one.
-                ModelCheckpoint(filename="best", monitor="val/tabicl_accuracy", mode="max", **checkpoints),
-                ModelCheckpoint(filename="last", **checkpoints),
+                # Both are written at validations. "last" comes second: it holds what "best" has seen.
+                RunCheckpoint(run, "best", SCORE),
+                RunCheckpoint(run, "last"),
                 Export(run),
             ]
         else:
             kwargs |= {"logger": False, "enable_checkpointing": False}
-        trainer = super().instantiate_trainer(**copy(kwargs))
+        trainer = self._trainer(kwargs)
         if trainer.world_size > 1:
-            trainer = super().instantiate_trainer(**copy(kwargs), strategy=ImageParallelStrategy())
+            trainer = self._trainer(kwargs | {"strategy": ImageParallelStrategy()})
+        self._check_size(trainer)
         return trainer
+
+    def _trainer(self, kwargs: dict[str, Any]) -> L.Trainer:
+        """The Trainer; what Lightning says of its settings becomes one line.
+
+        Raises:
+            UserError: they do not fit together, or this machine.
+        """
+        try:
+            return super().instantiate_trainer(**copy(kwargs))
+        except UserError:
+            raise
+        except Exception as error:  # Lightning raises its own, and Python's, of many kinds
+            given = self.config[self.subcommand]["trainer"]
+            flags = " ".join(f"--trainer.{name}={given[name]}" for name in ("accelerator", "devices", "precision"))
+            raise UserError(f"{flags}: not possible here: {' '.join(str(error).split())}") from error
+
+    def _check_size(self, trainer: L.Trainer) -> None:
+        """Check that the images can be shared out and held, once for all devices and before there is a folder.
+
+        Raises:
+            UserError: there are more devices than images, overflow on one would be a step on the others, or the images
+                alone exceed the memory.
+        """
+        images, ranks = self.datamodule.num_classes * self.model.ipc, trainer.world_size
+        if ranks > images:
+            raise UserError(f"--trainer.devices: {ranks} devices for {images} images. Use at most one for each image.")
+        if ranks > 1 and trainer.precision == "16-mixed":
+            raise UserError("--trainer.precision=16-mixed: not with several devices. Use bf16-mixed.")
+        device = trainer.strategy.root_device
+        needed, free = bytes_of_images(self.model.image_settings, images) / ranks, free_bytes(device)
+        if needed > free:
+            raise UserError(
+                f"--model.ipc={self.model.ipc}, --model.images.size={self.model.image_settings.size}: {images} images "
+                f"take {needed / 2**30:.0f} GiB on each device, and {free / 2**30:.1f} GiB are free. Lower one of them."
+            )
 
     def after_fit(self) -> None:
         """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
@@ -208,11 +345,7 @@ def run(args: list[str]) -> None:
             raise UserError(f"{flag}: the learning rate is --model.lr.")
     checkpoint = with_defaults(flags).get("ckpt_path")
     if checkpoint:
-        try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        except Exception as error:  # torch.load states no list of what it raises
-            reason = type(error).__name__
-            raise UserError(f"--ckpt_path={checkpoint}: not a checkpoint, or damaged ({reason}).") from error
+        read_checkpoint(checkpoint, f"--ckpt_path={checkpoint}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # The backbone is meant to be in evaluation mode, a checkpoint to hold the state after the step, and this function
     # to be handed the process's own arguments; the rest is advice on data loaders, and libraries' own.
@@ -228,7 +361,32 @@ def run(args: list[str]) -> None:
         ".*isinstance.treespec.*",
     ):
         warnings.filterwarnings("ignore", message)
+    folders: list[Path] = []
+    try:
+        _run(folders.append, args)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if args[:1] == ["fit"]:
+            stop.add_note(how_to_resume(folders[0] if folders else None))
+        raise
+
+
+def how_to_resume(run: Path | None) -> str:
+    """What is true of a run that was ended from outside.
+
+    Args:
+        run: its folder; None where it had none yet.
+    """
+    if run is not None and (run / CONTEXT_FILE).is_file():
+        return f"The images are finished; synthicl compare {shlex.quote(str(run))} scores them."
+    if run is not None and (last := run / "checkpoints" / "last.ckpt").is_file():
+        return f"The run resumes from its last checkpoint with CKPT={shlex.quote(str(last))}"
+    return "There is no checkpoint yet: start again."
+
+
+def _run(began: Callable[[Path], object], args: list[str]) -> None:
+    """Run a subcommand; ``began`` is told the run's folder."""
     DistillCLI(
+        began,
         Distiller,
         ImageDataModule,
         save_config_callback=SaveConfig,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
+import tempfile
+import threading
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +28,7 @@ TRAINING = {
     "validate": "Score the synthetic images of a checkpoint on val.",
     "test": "Score them on test.",
 }
+AGAIN = "The same command continues where it stopped."
 PREDICT = {"predict": "Classify images with a context set alone, into a CSV."}
 
 
@@ -36,7 +42,7 @@ def main(args: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    return guarded(lambda: _main(arguments))
+    return guarded(lambda: _main(arguments), "" if arguments[:1] and arguments[0] in TRAINING else AGAIN)
 
 
 def _main(args: list[str]) -> None:
@@ -86,59 +92,116 @@ def _train(args: list[str]) -> None:
     run(command_line.written(words, flags))
 
 
-def guarded(command: Callable[[], object]) -> int:
+def guarded(command: Callable[[], object], resumes: str = "") -> int:
     """Run a command; a mistake of the user's becomes one line on stderr and exit code 2, an interruption 130 or 143.
 
     Checkpoints are written whole at fixed steps and never while an error is handled, so the last one stays good.
+
+    Args:
+        command: what to run. What it adds to an interruption as a note is said with it.
+        resumes: what is said with an interruption that has no note.
+
+    Returns:
+        The exit code: 1 for a defect of this program's, whose traceback goes to a file.
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    hook, threading.excepthook = threading.excepthook, _quiet(threading.excepthook)
     try:
+        for number, handler in before.items():
+            if number == signal.SIGTERM or handler == signal.SIG_DFL:  # nohup ignores a closed terminal
+                signal.signal(number, _terminate)
         command()
-    except UserError as error:
-        # A process that reads images hands over its whole traceback; its last line is the message.
-        return _say(f"error: {str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()}", 2)
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever reads the output has seen enough of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        if error.errno != errno.ENOSPC:
-            raise
-        return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)
-    except ArgumentError as error:
-        return _say(f"error: {' '.join(str(error).split())} (--help shows every setting)", 2)
-    except KeyboardInterrupt:
-        return _say("Interrupted.", 130)
-    except Exception as error:
-        if isinstance(error, RuntimeError) and re.search(r"/gloo/|\bNCCL\b", str(error)):
-            return _say("error: another process of this run was lost. A run resumes with CKPT=PATH, on any devices.", 1)
-        # Lightning's word for settings that do not fit together; the class cannot be imported before torch.
-        if type(error).__name__ != "MisconfigurationException":
-            raise
-        return _say(f"error: {' '.join(str(error).split())}", 2)
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
-            return _say("Interrupted. A run resumes from its last checkpoint with CKPT=PATH.", 130)
-        if error.code == 143:
-            return _say("Terminated. A run resumes from its last checkpoint with CKPT=PATH.", 143)
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
+        sys.stdout.flush()  # what nobody reads any more is found out here, and not when Python ends
+    except BaseException as error:
+        return _end(error, resumes)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        threading.excepthook = hook
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
+def _end(error: BaseException, resumes: str) -> int:
+    """Say how a command ended; returns the exit code."""
+    ended = " ".join(getattr(error, "__notes__", [])) or resumes
+    # The classes of Lightning and torch cannot be imported before torch.
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    one_line = " ".join(str(error).split())
+    if isinstance(error, UserError):
+        # A process that reads images hands over its whole traceback; its last line is the message.
+        return _say(f"error: {str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()}", 2)
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO) and not error.filename:
+        for stream in (sys.stdout, sys.stderr):  # whoever reads them has seen enough, or the terminal is gone
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)
+    if isinstance(error, ArgumentError):
+        return _say(f"error: {one_line} (--help shows every setting)", 2)
+    if "MisconfigurationException" in kinds:  # Lightning's word for settings that do not fit together
+        return _say(f"error: {one_line}", 2)
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or "can't allocate memory" in one_line:
+        return _say(f"error: the memory is full ({one_line[:200]}). Ask for fewer or smaller images, views or rows.", 2)
+    if isinstance(error, RuntimeError) and re.search(r"/gloo/|\bNCCL\b", str(error)):
+        return _say("error: another process of this run was lost. A run resumes with CKPT=PATH, on any devices.", 1)
+    # Lightning turns Ctrl-C into exit code 1.
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        return _say(f"Interrupted. {ended}".rstrip(), 130)
+    if isinstance(error, SystemExit):
+        if error.code in (_ended_by(signal.SIGTERM), _ended_by(signal.SIGHUP)):
+            return _say(f"Terminated. {ended}".rstrip(), int(error.code))
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return _say(f"error: a defect of synthicl, not of yours: {_reported(error)}", 1)
+
+
+_OF_THE_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG)
+}
+
+
+def _reported(error: BaseException) -> str:
+    """Write a traceback to a file; what happened, and where that is."""
+    text = "".join(traceback.format_exception(error))
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    try:
+        handle, name = tempfile.mkstemp(prefix="synthicl-traceback-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+            file.write(f"{shlex.join(sys.argv)}\n{text}")
+    except OSError:  # nowhere to write: better a long message than none
+        return f"{what}\n{text}"
+    return f"{what}. The traceback is in {name}: please report it."
+
+
+def _quiet(hook: Callable[[threading.ExceptHookArgs], object]) -> Callable[[threading.ExceptHookArgs], object]:
+    """A hook for threads that leaves a full disk to who waits for the thread: TensorBoard's writer hands it on."""
+
+    def quiet(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            hook(args)
+
+    return quiet
+
+
 def _say(line: str, code: int) -> int:
-    print(f"\n{line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+        print(f"\n{line}", file=sys.stderr, flush=True)
     return code
 
 
+def _ended_by(number: int) -> int:
+    """The exit code of what a signal ended."""
+    return 128 + number
+
+
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(143)
+    raise SystemExit(_ended_by(signum))
 
 
 def evaluate(args: list[str] | None = None) -> int:
     """Run ``evaluate.py``, see `main`."""
     arguments = list(sys.argv[1:] if args is None else args)
-    return guarded(lambda: _evaluate(arguments))
+    return guarded(lambda: _evaluate(arguments), AGAIN)
 
 
 def _evaluate(args: list[str]) -> None:

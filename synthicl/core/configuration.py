@@ -14,6 +14,9 @@ _PACKAGE = Path(__file__).parents[1]
 # In a wheel they lie in the package; in a checkout, where people look for them, beside it.
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
+MOST_BYTES = 2**20  # of a file of settings
+MOST_VALUES = 10_000
+
 
 def config_names(kind: str) -> list[str]:
     """Names of the configuration files of a kind, such as ``data`` or ``objective``."""
@@ -27,9 +30,12 @@ def find_config(name: str) -> Path:
         UserError: there is none.
     """
     places = [Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"]
-    for place in places:
-        if place.is_file():
-            return place
+    try:
+        for place in places:
+            if place.is_file():
+                return place
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
+        raise UserError(f"-c {name[:100]}: cannot be a file ({error}). Name another.") from error
     if places[0].parent.name == "data":
         raise UserError(f"-c {name}: unknown dataset. Choose one of: {', '.join(config_names('data'))}.")
     raise UserError(f"-c {name}: no such file, and none of that name in {CONFIGS}.")
@@ -60,14 +66,59 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or is not a mapping in YAML.
     """
-    if not path.is_file():
-        raise UserError(f"-c {path}: no such file.")
+    return _tree(path, f"-c {path}", _text(path, f"-c {path}"))
+
+
+def read_as_data(path: Path) -> dict[str, Any]:
+    """The same for a file that came with somebody's run: plain values, without tags, and nothing said by reference.
+
+    Raises:
+        UserError: it is missing, is not a mapping in YAML, or has an alias or a tag.
+    """
+    text = _text(path, str(path))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"-c {path}: not valid YAML ({' '.join(str(error).split())}).") from error
+        for token in yaml.scan(text, yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+                kind = type(token).__name__.removesuffix("Token").lower()
+                line = token.start_mark.line + 1
+                raise UserError(f"{path}: line {line}: a YAML {kind}, which no run writes. Take it out.")
+    except (yaml.YAMLError, RecursionError):
+        pass  # said below
+    return _tree(path, str(path), text)
+
+
+def _text(path: Path, said: str) -> str:
+    """The text of a configuration file."""
+    try:
+        if not path.is_file():
+            raise UserError(f"{said}: no such file.")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{said}: holds over {MOST_BYTES} bytes, which settings do not. Name another file.")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{said}: not valid YAML ({error}).") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{said}: cannot be read ({error}). Name another file.") from error
+
+
+def _tree(path: Path, said: str, text: str) -> dict[str, Any]:
+    """The settings in a text."""
+    try:
+        content = yaml.safe_load(text)
+    except Exception as error:  # PyYAML's own, and whatever Python says of a date or a number that is none
+        reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"{said}: not valid YAML ({reason}).") from error
     if not isinstance(content, (dict, type(None))):
-        raise UserError(f"-c {path}: holds no settings, which are written as 'name: value'.")
+        raise UserError(f"{said}: holds no settings, which are written as 'name: value'.")
+    # A few aliases of aliases stand for more values than any memory holds; one of itself, for endlessly many.
+    values, found = [content], 0
+    while values:
+        value = values.pop()
+        found += 1
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if found + len(inside) > MOST_VALUES:
+            raise UserError(f"{said}: stands for over {MOST_VALUES} values, by its aliases. Write it out.")
+        values += inside
     return content or {}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from synthicl.core.text import printable
 
 
@@ -31,3 +33,31 @@ def check_at_least(least: int, group: str, **settings: int | None) -> None:
     for name, value in settings.items():
         if value is not None and value < least:
             raise UserError(f"{group}{name}={value}: must be at least {least}.")
+
+
+def check_between(least: float, most: float, group: str, **settings: float | None) -> None:
+    """Check numbers that have a largest value as well; what is not a number lies nowhere.
+
+    Args:
+        least: the smallest one that is allowed.
+        most: the largest one.
+        group: of the flags, such as ``--model.``.
+        settings: by the flag's name; None stands for a setting that was left out.
+
+    Raises:
+        UserError: one of them is outside.
+    """
+    for name, value in settings.items():
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{group}{name}={value}: must lie between {least} and {most}.")
+
+
+def check_positive(group: str, **settings: float | None) -> None:
+    """Check numbers that are amounts, as `check_between` does.
+
+    Raises:
+        UserError: one of them is not greater than 0, or not finite.
+    """
+    for name, value in settings.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{group}{name}={value}: must be greater than 0 and finite.")

@@ -6,6 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from synthicl.core.errors import UserError
+from synthicl.core.files import disk_error
+
 CONTEXT_FILE = "context.safetensors"  # the context set in a run's folder, or in a folder of its own
 _VERSION = re.compile(r"version_(\d+)")
 
@@ -16,9 +19,40 @@ def next_version(dataset_folder: Path) -> str:
     return f"version_{max(numbers, default=-1) + 1}"
 
 
+def check_writable(folder: Path, flag: str) -> None:
+    """Check that a folder can be made, or written to, and leave the disk as it is.
+
+    Args:
+        folder: that may not be there yet.
+        flag: that named it, with its value.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except (OSError, ValueError) as error:  # names that are too long, or hold a null byte
+        raise UserError(f"{flag}: cannot be a folder ({error}). Choose another.") from error
+    if not usable:
+        what = "cannot be written to" if there.is_dir() else "is not a folder"
+        raise UserError(f"{flag}: {there} {what}. Choose another folder or its permissions.")
+
+
 def point_latest(run: Path) -> None:
-    """Let ``latest`` beside the run be a link to it, replaced in one step."""
-    temporary = run.parent / f".latest-{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(run.name, target_is_directory=True)
-    temporary.replace(run.parent / "latest")
+    """Let ``latest`` beside the run be a link to it, replaced in one step; what is no link is the user's and stays.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    latest, temporary = run.parent / "latest", run.parent / f".latest-{os.getpid()}"
+    if latest.exists() and not latest.is_symlink():
+        print(f"{latest}: is not a link, so it is left as it is. The run lies in {run}.", flush=True)
+        return
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(run.name, target_is_directory=True)
+        temporary.replace(latest)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(latest, error) from error

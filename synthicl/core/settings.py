@@ -10,14 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from synthicl.core.configuration import CONFIGS, config_names, default_files, read_settings, with_included
+from synthicl.core.configuration import (
+    CONFIGS,
+    config_names,
+    default_files,
+    flattened,
+    read_as_data,
+    read_settings,
+    with_included,
+)
 from synthicl.core.context_header import read_header
-from synthicl.core.errors import UserError
+from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.run_folder import CONTEXT_FILE
 
 T = TypeVar("T")
 D = TypeVar("D")
 
+MOST_DRAWS = 10_000  # what takes a day where it is meant; a digit too many is a mistake
+MOST_MEMBERS = 10_000
+MOST_WORKERS = 1024
+MOST_SEED = 2**32 - 1  # what NumPy's RandomState takes
 _AUGMENTATION = "model.views.augmentation."
 ELSEWHERE = {
     "data.root": "Where the images lie, if not where they lay before.",
@@ -42,6 +54,15 @@ class DataSettings:
     num_workers: int = 0
     split_seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: a number is out of range.
+        """
+        check_between(0, MOST_WORKERS, "--data.", num_workers=self.num_workers)
+        check_between(0, MOST_SEED, "--data.", split_seed=self.split_seed)
+
 
 @dataclass(frozen=True)
 class BackboneSettings:
@@ -60,6 +81,14 @@ class TabICLSettings:
     preprocessing: str = "auto"
     n_estimators: int | None = None
     candidates: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            UserError: too few members, or too many.
+        """
+        check_between(1, MOST_MEMBERS, "--tabicl.", n_estimators=self.n_estimators)
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,16 @@ class RunSettings:
     crop_size: int | None = None
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     random_draws: int = 50
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: a number is out of range.
+        """
+        check_at_least(1, "--model.images.", size=self.image_size)
+        check_at_least(1, "--model.views.", crop_size=self.crop_size)
+        check_between(1, MOST_DRAWS, "--", random_draws=self.random_draws)
 
     @classmethod
     def read(cls, *layers: Layer) -> Self:
@@ -245,7 +284,7 @@ def _run_layer(folder: Path) -> Layer:
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"{folder}: config.yaml is missing. Name the folder of a run, such as outputs/digits/latest.")
-    return Layer(read_settings([file]), file)
+    return Layer(flattened(read_as_data(file)), file)
 
 
 def _dataset_layer(name: str) -> Layer:

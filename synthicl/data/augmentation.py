@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synthicl.core.devices import to_device
-from synthicl.core.errors import UserError
+from synthicl.core.errors import UserError, check_between
 from synthicl.core.randomness import derive_seed, keyed_generator
 
+FLAGS = "--model.views.augmentation."
+MOST_RATIO, MOST_NOISE = 1000, 1000  # images are in [0, 1]
 NOISE_BLOCK = 16  # rows whose noise is drawn together
 
 
@@ -79,13 +81,12 @@ class Augmentation:
         Raises:
             UserError: a probability outside [0, 1], no share of an image, or a range whose end is before its beginning.
         """
-        chances = 0 <= self.flip <= 1 and 0 <= self.noise_probability <= 1
-        boxes = 0 < self.area[0] <= self.area[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]
-        if not (chances and boxes and self.noise_std >= 0):
-            raise UserError(
-                f"--model.views.augmentation: {self}. Probabilities must be in [0, 1], area two rising shares in "
-                "(0, 1], ratio two rising numbers above 0, noise_std not negative."
-            )
+        check_between(0, 1, FLAGS, flip=self.flip, noise_probability=self.noise_probability)
+        for name, (least, greatest), most in (("area", self.area, 1), ("ratio", self.ratio, MOST_RATIO)):
+            if not 0 < least <= greatest <= most:
+                raise UserError(f"{FLAGS}{name}=[{least}, {greatest}]: must be two rising numbers in (0, {most}].")
+        check_between(-MOST_NOISE, MOST_NOISE, FLAGS, noise_mean=self.noise_mean)
+        check_between(0, MOST_NOISE, FLAGS, noise_std=self.noise_std)
 
     def draw(self, count: int, image_size: int, *key: int | str) -> AugmentationParameters:
         """Draw the parameters of ``count`` square images of ``image_size`` pixels, as a function of ``key``."""

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from synthicl.core.errors import UserError
+from synthicl.core.settings import DataSettings
 from synthicl.core.text import as_shown, first_collision
 from synthicl.data.datasets import dataset_spec
 from synthicl.data.duplicates import warn_of_identical
@@ -39,12 +40,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def __init__(self, name: str, root: Path = Path("data"), num_workers: int = 0, split_seed: int = 0) -> None:
         super().__init__()
+        asked = DataSettings(name, Path(root), num_workers, split_seed)  # which checks the ranges
         spec = dataset_spec(name)
-        if not 0 <= split_seed < 2**32:  # what NumPy's RandomState takes
-            raise UserError(f"--data.split_seed={split_seed}: must lie between 0 and {2**32 - 1}.")
-        dataset = spec.load(Path(root), split_seed)
+        dataset = spec.load(asked.root, split_seed)
         self.name = name
-        self.root = Path(root)
+        self.root = asked.root
         self.split_seed = split_seed
         self.licence = spec.licence
         self.num_workers = num_workers

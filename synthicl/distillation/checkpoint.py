@@ -15,6 +15,7 @@ from torch import Tensor
 from synthicl.core.distributed import collect_rows
 from synthicl.core.errors import UserError
 from synthicl.data.datamodule import ImageDataModule
+from synthicl.distillation.checkpoint_files import verify
 from synthicl.distillation.images import SyntheticImages
 from synthicl.distillation.views import Viewer
 from synthicl.objectives import Objective
@@ -70,10 +71,11 @@ def check_identity(checkpoint: dict[str, Any], own: dict[str, Any]) -> None:
     """Check that a checkpoint is of this run's images.
 
     Raises:
-        UserError: it is not, or of no distillation at all.
+        UserError: it is not, or of no distillation at all, or is damaged.
     """
     if IDENTITY not in checkpoint:
         raise UserError("--ckpt_path: not a checkpoint of a distillation. Name a file in a run's checkpoints folder.")
+    verify(checkpoint)
     saved = {"split_seed": 0} | checkpoint[IDENTITY]  # what it was before it could be chosen
     for name, value in own.items():
         before = saved.get(name, value)  # an older checkpoint may not say

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.distributed import gather_rows, world
-from synthicl.core.errors import UserError, check_at_least
+from synthicl.core.errors import UserError, check_at_least, check_positive
 from synthicl.core.randomness import keyed_generator
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.checkpoint import (
@@ -28,6 +28,7 @@ from synthicl.distillation.checkpoint import (
     number_of_levels,
     take_images,
 )
+from synthicl.distillation.checkpoint_files import seal
 from synthicl.distillation.grad_cache import backpropagate_in_chunks
 from synthicl.distillation.images import ImageSettings, SyntheticImages
 from synthicl.distillation.real_side import RealSettings, RealSide
@@ -84,8 +85,7 @@ class Distiller(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         check_at_least(1, "--model.", ipc=ipc)
-        if not lr > 0:
-            raise UserError(f"--model.lr={lr}: must be greater than 0.")
+        check_positive("--model.", lr=lr)
         real.check_with(views)
         if images.soft_labels and not objective.uses_soft_labels:
             raise UserError(
@@ -210,6 +210,7 @@ class Distiller(L.LightningModule):
             self._raise_if_diverged()
         checkpoint[IDENTITY] = self._identity()
         gather_images(checkpoint, self.images.total, self.device)
+        seal(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take this rank's rows of a checkpoint that any number of ranks wrote.

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from synthicl.artefact.context_set import to_uint8
 from synthicl.core.distributed import collect_rows, gather_rows, owned, world
-from synthicl.core.errors import UserError, check_at_least
+from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.distillation.grad_cache import chunks
-from synthicl.distillation.pyramid import SyntheticPyramid
+from synthicl.distillation.pyramid import SyntheticPyramid, resolutions
 
+MOST_PIXELS = 2**13  # on each side: no backbone is made for more, and a mistyped number would fill the memory
 OWN_CLASS = 0.9  # probability of an image's own class where soft labels begin
 
 
@@ -47,9 +48,16 @@ class ImageSettings:
         """Check the ranges.
 
         Raises:
-            UserError: a number is too small.
+            UserError: a number is out of range.
         """
-        check_at_least(1, "--model.images.", size=self.size, grow_every=self.grow_every)
+        check_between(1, MOST_PIXELS, "--model.images.", size=self.size)
+        check_at_least(1, "--model.images.", grow_every=self.grow_every)
+
+
+def bytes_of_images(settings: ImageSettings, number: int) -> int:
+    """What so many images take when their pyramids are complete, without gradients and optimiser state."""
+    sizes = resolutions(settings.size) if settings.parameterisation == "pyramid" else [settings.size]
+    return number * 3 * 4 * sum(size**2 for size in sizes)
 
 
 class SyntheticImages(nn.Module):

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from synthicl.core.devices import to_device
 from synthicl.core.distributed import gather_rows, owned, world
-from synthicl.core.errors import UserError, check_at_least
+from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.randomness import keyed_generator
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
 from synthicl.distillation.grad_cache import chunks
-from synthicl.distillation.views import Viewer, ViewSettings
+from synthicl.distillation.views import MOST_VIEWS, Viewer, ViewSettings
 from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import View, Views
@@ -45,9 +45,9 @@ class RealSettings:
         """Check the ranges.
 
         Raises:
-            UserError: a number is too small.
+            UserError: a number is out of range.
         """
-        check_at_least(0, "--model.real.", bank_views=self.bank_views)
+        check_between(0, MOST_VIEWS, "--model.real.", bank_views=self.bank_views)
         check_at_least(1, "--model.real.", bank_batch_size=self.bank_batch_size)
 
     def check_with(self, views: ViewSettings) -> None:

@@ -14,13 +14,14 @@ from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core import memory
 from synthicl.core.devices import to_device
 from synthicl.core.distributed import gather_rows
-from synthicl.core.errors import UserError, check_at_least
+from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.data.augmentation import Augmentation, AugmentationParameters
 from synthicl.data.transforms import crop_centre
-from synthicl.distillation.images import SyntheticImages
+from synthicl.distillation.images import MOST_PIXELS, SyntheticImages
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import View, Views
 
+MOST_VIEWS = 10_000  # the reference has 10
 EVALUATED_AT_ONCE = 64  # images embedded at once where nothing has been optimised
 
 
@@ -46,10 +47,11 @@ class ViewSettings:
         """Check the ranges.
 
         Raises:
-            UserError: a number is too small.
+            UserError: a number is out of range.
         """
-        check_at_least(0, "--model.views.", number=self.number)
-        check_at_least(1, "--model.views.", crop_size=self.crop_size, chunk_size=self.chunk_size)
+        check_between(0, MOST_VIEWS, "--model.views.", number=self.number)
+        check_between(1, MOST_PIXELS, "--model.views.", crop_size=self.crop_size)
+        check_at_least(1, "--model.views.", chunk_size=self.chunk_size)
 
 
 class Viewer:
@@ -97,8 +99,9 @@ class Viewer:
         try:
             with torch.compiler.set_stance("force_eager"):
                 backbone(torch.zeros(1, 3, self.crop_size, self.crop_size))
-        except (AssertionError, ValueError) as error:
-            raise UserError(f"--model.views.crop_size={self.crop_size}: the backbone refuses it ({error}).") from error
+        except (AssertionError, RuntimeError, ValueError) as error:  # RuntimeError: a convolution larger than the crop
+            reason = " ".join(str(error).split())
+            raise UserError(f"--model.views.crop_size={self.crop_size}: the backbone refuses it ({reason}).") from error
 
     @property
     def rows_of_image(self) -> int:

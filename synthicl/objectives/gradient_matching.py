@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from synthicl.core.errors import UserError
+from synthicl.core.errors import UserError, check_positive
 from synthicl.core.randomness import device_generator
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight, probe_gradient
@@ -37,7 +37,7 @@ class LinearGradientMatching(Objective):
         view: what of the images is matched: ``augmented`` views, as in the reference, or the ``clean`` image.
 
     Raises:
-        UserError: no heads.
+        UserError: no heads, or heads of no size.
     """
 
     uses_soft_labels = True
@@ -54,6 +54,7 @@ class LinearGradientMatching(Objective):
         super().__init__()
         if heads < 1:
             raise UserError(f"--model.objective: {heads} heads. At least 1 is needed.")
+        check_positive("--model.objective: ", head_std=head_std, logit_std=logit_std)
         self.heads = heads
         self.head_std = head_std
         self.logit_std = logit_std

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from synthicl.core.errors import UserError
+from synthicl.core.errors import check_positive
 from synthicl.core.ridge import ridge_weights
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight, one_hot
@@ -40,8 +40,7 @@ class Ridge(Objective):
     def __init__(
         self, regularisation: float = 1.0, logit_scale: float = 8.0, learnt: bool = True, view: View = "clean"
     ) -> None:
-        if regularisation <= 0 or logit_scale <= 0:
-            raise UserError("--model.objective: regularisation and logit_scale must be greater than 0.")
+        check_positive("--model.objective: ", regularisation=regularisation, logit_scale=logit_scale)
         super().__init__()
         self.regularisation = regularisation
         self.logit_scale = logit_scale

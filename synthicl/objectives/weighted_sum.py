@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -37,6 +38,8 @@ class WeightedSum(Objective):
         for given, what in ((weights, "weights"), (starts, "starts")):
             if len(given) != len(terms) or not terms:
                 raise UserError(f"--model.objective: {len(given)} {what} for {len(terms)} terms. Give one for each.")
+        if not all(math.isfinite(weight) for weight in weights):
+            raise UserError(f"--model.objective: weights={weights} must be finite numbers.")
         if 0 not in starts or not all(0 <= start < 1 for start in starts):
             raise UserError(
                 f"--model.objective: starts={starts} must be shares of the run, from 0 to below 1, and one of them 0."

@@ -108,8 +108,15 @@ class Subject:
 
     @property
     def augmentation(self) -> Augmentation:
-        """The augmentation that suits the dataset, whether or not the distillation used it."""
-        return Augmentation(**self.settings.augmentation)
+        """The augmentation that suits the dataset, whether or not the distillation used it.
+
+        Raises:
+            UserError: the settings name what it does not have, or say no numbers.
+        """
+        try:
+            return Augmentation(**self.settings.augmentation)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.folder}: model.views.augmentation: {error}. Mend its config.yaml.") from error
 
     @property
     def seed(self) -> int:

@@ -78,5 +78,5 @@ def test_descending_goes_past_the_class_means():
 
 @pytest.mark.parametrize("settings", [{"regularisation": 0.0}, {"logit_scale": -1.0}])
 def test_message_for_what_has_no_logarithm(settings):
-    with pytest.raises(UserError, match="regularisation and logit_scale must be greater than 0"):
+    with pytest.raises(UserError, match="must be greater than 0 and finite"):
         Ridge(**settings)

@@ -187,5 +187,5 @@ def test_poisoned_test_embeddings_move_the_map_and_nothing_under_it(toy, mapped)
 
 
 def test_message_for_a_map_without_extent(toy):
-    with pytest.raises(UserError, match=r"--resolution=1: has to be 2 at least"):
+    with pytest.raises(UserError, match=r"--resolution=1: must lie between 2 and 2000"):
         boundary(toy(), Results(), resolution=1)

@@ -223,7 +223,7 @@ def test_poisoned_test_embeddings_change_nothing_but_test_rows(toy):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"steps": 0}, r"--steps=0: has to be 1 at least"),
+        ({"steps": 0}, r"--steps=0: must lie between 1 and"),
         ({"learning_rates": ()}, r"--learning_rates: give at least one, and only positive ones, for example 0\.01"),
         ({"learning_rates": (0.1, -1.0)}, r"--learning_rates: give at least one, and only positive ones"),
     ],

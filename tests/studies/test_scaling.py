@@ -165,8 +165,8 @@ def test_synthetic_contexts_stand_on_the_same_axes(toy, monkeypatch):
         ({"shares": (0.1, 1.5)}, r"--shares=1\.5: a share of the training rows lies in \(0, 1\]"),
         ({"shares": (0.0,)}, r"--shares=0\.0"),
         ({"samplings": ["sorted"]}, r"--samplings=sorted: unknown\. Choose among: stratified, shuffled"),
-        ({"seeds": 0}, r"--seeds=0: has to be 1 at least"),
-        ({"max_rows": 1}, r"--max_rows=1: has to be 2 at least"),
+        ({"seeds": 0}, r"--seeds=0: must lie between 1 and"),
+        ({"max_rows": 1}, r"--max_rows=1: must be at least 2"),
     ],
 )
 def test_messages(toy, settings, message):

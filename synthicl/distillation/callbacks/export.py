@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from synthicl import __version__
 from synthicl.artefact.context_set import BEST, ContextSet
+from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
 from synthicl.data.datamodule import ImageDataModule
+from synthicl.distillation.checkpoint_files import SCORE, read_checkpoint
 from synthicl.distillation.distiller import Distiller
 
 
@@ -28,17 +29,26 @@ class Export(L.Callback):
         self.folder = folder
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Export the last state, then the checkpoint with the best accuracy on val; a collective call."""
+        """Export the last state, then the checkpoint with the best accuracy on val; a collective call.
+
+        Raises:
+            UserError: no step was made.
+        """
         assert isinstance(pl_module, Distiller)
+        if not trainer.global_step:
+            raise UserError(
+                f"{self.folder}: the run ended before its first step, so there is nothing to export. Leave "
+                "--trainer.max_time out, or raise it."
+            )
         self._export(trainer, pl_module, self.folder, "last", trainer.global_step)
         best = next(
             callback.best_model_path
             for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(callback, ModelCheckpoint) and callback.monitor == "val/tabicl_accuracy"
+            if isinstance(callback, ModelCheckpoint) and callback.monitor == SCORE
         )
         if not best:  # the run was never validated
             return
-        checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(best, best)
         pl_module.setup("validate")
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=False)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synthicl.core.errors import UserError
+from synthicl.core.errors import check_between
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.contexts import real_contexts, synthetic_contexts
@@ -27,6 +27,7 @@ from synthicl.tabicl.preprocessing import fit_preprocessing
 
 ATTENTION_OF = ("random", "synthetic")  # contexts of one size, whose attention is shown
 QUERY_CHUNK = 256  # queries whose attention is held at once
+MOST_POINTS = 2000  # on each side
 MARGIN = 0.1  # on each side of the map, as a share of the range of the test projections
 
 
@@ -46,10 +47,9 @@ def boundary(
         resolution: points of the map on each side.
 
     Raises:
-        UserError: a map of fewer than two points on each side.
+        UserError: a map of fewer than two points on each side, or of millions.
     """
-    if resolution < 2:
-        raise UserError(f"--resolution={resolution}: has to be 2 at least.")
+    check_between(2, MOST_POINTS, "--", resolution=resolution)
     test = subject.embedded("test")
     plane = fit_plane(subject.embedded("train").z)
     at_test = plane.project(test.z)

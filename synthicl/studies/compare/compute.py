@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from synthicl.core.assets import obtain
+from synthicl.core.errors import check_at_least, check_between
 from synthicl.core.files import file_fingerprint
+from synthicl.core.settings import MOST_DRAWS
 from synthicl.probes import PROBES, probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
@@ -44,6 +46,8 @@ def compare(
         ipc: images per class of real contexts; None for the context set's own.
         reference_seeds: fits of linear_reference on each context, of which the paper has five.
     """
+    check_between(1, MOST_DRAWS, "--", random_draws=random_draws, reference_seeds=reference_seeds)
+    check_at_least(1, "--", ipc=ipc)
     ipc = ipc or subject.ipc
     draws = random_draws or subject.settings.random_draws
     chosen = real_contexts(subject, ipc, draws, contexts)

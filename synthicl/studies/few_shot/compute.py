@@ -16,7 +16,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from synthicl.core.errors import UserError
+from synthicl.core.errors import UserError, check_at_least, check_between, check_positive
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import Probe
@@ -34,6 +34,8 @@ from synthicl.studies.scoring import Context, Job, Scorer
 from synthicl.studies.subject import Subject
 
 PILOT_EPISODES = 20
+MOST_EPISODES = 1_000_000
+MOST_SECONDS = 1e7  # four months
 PILOT_QUERIES = 100  # with 10 their own noise hides the variance between episodes, and they cost little beside a fit
 FEW_QUERIES = 10  # are asked as well, for the time that a query more takes
 
@@ -66,11 +68,10 @@ def few_shot(
     Raises:
         UserError: a setting is out of range, or there are too few classes.
     """
-    for flag, value in (("shots", shots), ("queries", queries), ("half_width", half_width), ("episodes", episodes)):
-        if value is not None and value <= 0:
-            raise UserError(f"--{flag}={value}: has to be positive.")
-    if episodes == 1:
-        raise UserError("--episodes=1: an interval takes two at least.")
+    check_at_least(1, "--", shots=shots, queries=queries)
+    check_between(2, MOST_EPISODES, "--", episodes=episodes)  # an interval takes two
+    check_positive("--", half_width=half_width)
+    check_between(0, MOST_SECONDS, "--", budget_seconds=budget_seconds)
     pools = Pools.of(subject, ways, shots)
     made = [probe_factory(name)(subject.probe_setting()) for name in probes]
     for probe in made:

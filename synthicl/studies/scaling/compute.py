@@ -15,8 +15,9 @@ import torch
 from scipy.optimize import OptimizeWarning, curve_fit
 from torch import Tensor
 
-from synthicl.core.errors import UserError
+from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.randomness import keyed_generator
+from synthicl.core.settings import MOST_DRAWS
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
 from synthicl.studies.contexts import synthetic_contexts
@@ -77,9 +78,8 @@ def check(shares: Sequence[float], samplings: Sequence[str], seeds: int, max_row
     for sampling in samplings:
         if sampling not in MIN_ROWS:
             raise UserError(f"--samplings={sampling}: unknown. Choose among: {', '.join(MIN_ROWS)}.")
-    for flag, value, least in (("seeds", seeds, 1), ("max_rows", max_rows, 2)):
-        if value is not None and value < least:
-            raise UserError(f"--{flag}={value}: has to be {least} at least.")
+    check_between(1, MOST_DRAWS, "--", seeds=seeds)
+    check_at_least(2, "--", max_rows=max_rows)
 
 
 def real_contexts(train: LabelledEmbeddings, share: float, samplings: Sequence[str], seeds: int) -> Iterable[Context]:
