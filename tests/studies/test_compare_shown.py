@@ -67,7 +67,7 @@ def test_comparisons_are_paired_signed_and_corrected(results):
     assert header == ["difference", "points [95 % interval]", "p (Holm)"]
     rows = {row[0]: row[1:] for row in body}
     assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "herding", "all")]
-    assert rows["synthetic - centroid"] == ["+0.0 [+0.0, +0.0]", "1.000"]
+    assert rows["synthetic - centroid"] == ["+0.0 [-1.7, +1.7]", "1.000"]
     assert rows["synthetic - all"][0].startswith("-4.0 [-")
     synthetic = (right(188) == LABELS)[None]
     others = [[120, 140, 160], [188], [180], [196]]
