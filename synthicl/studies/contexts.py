@@ -15,15 +15,16 @@ FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # othe
 
 
 def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
-    """Contexts of the builders called ``names``, by default of all; ``random`` is drawn often.
+    """Contexts of the builders called ``names``, by default of all but the optional ones; ``random`` is drawn often.
 
     Raises:
         UserError: there is no such builder, or ``neighbours`` without synthetic images.
     """
     train = subject.embedded("train")
-    known = [*CORESETS.names(), *(["neighbours"] if subject.context_sets else [])]
+    neighbours = ["neighbours"] if subject.context_sets else []
+    known = [*CORESETS.names(optional=True), *neighbours]
     contexts = []
-    for name in known if names is None else names:
+    for name in [*CORESETS.names(), *neighbours] if names is None else names:
         if name not in known:
             raise UserError(f"--contexts={name}: unknown here. Choose among: {', '.join(known)}.")
         for draw in range(draws if name == "random" else 1):
