@@ -119,7 +119,7 @@ def rules_table(results: Results) -> list[Table]:
     )
     if near:
         title += (
-            f". On {', '.join(near)} an untuned rule comes within {100 * NEAR:.0f} points of the stopped descent: "
+            f". On {'; '.join(near)} an untuned rule comes within {100 * NEAR:.0f} points of the stopped descent: "
             "there agreement speaks for a rule that is nearly linear, not for gradient descent"
         )
     header = ["context", "rows", "stopped descent", *RULES.values(), "truth", "TabICL twice"]
