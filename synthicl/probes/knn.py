@@ -16,16 +16,22 @@ MAX_NEIGHBOURS = 5  # scikit-learn's default, fixed in advance
 class KNNProbe(Probe):
     """scikit-learn's k-nearest neighbours behind the `Probe` interface.
 
-    k is 5, or the number of rows of the smallest class if that is less: more neighbours than a class has rows would
-    outvote it, and one row per class is 1-NN.
+    k is ``most``, or the number of rows of the smallest class if that is less: more neighbours than a class has rows
+    would outvote it, and one row per class is 1-NN.
+
+    Args:
+        most: the largest k.
+        name: its word in results.json.
     """
 
-    name = "knn"
+    def __init__(self, most: int = MAX_NEIGHBOURS, name: str = "knn") -> None:
+        self.most = most
+        self.name = name
 
     @override
     def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
         _, counts = context.y.unique(return_counts=True)
-        neighbours = min(MAX_NEIGHBOURS, int(counts.min()))
+        neighbours = min(self.most, int(counts.min()))
         self.classifier = KNeighborsClassifier(neighbours).fit(context.z.numpy(), context.y.numpy())
 
     @override

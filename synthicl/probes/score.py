@@ -24,11 +24,24 @@ def score(probe: Probe, queries: LabelledEmbeddings, classes: np.ndarray) -> tup
     start = time.perf_counter()
     probabilities = probe.predict_proba(queries.z)
     seconds = time.perf_counter() - start
+    predictions, measured = judge(probabilities, queries, classes)
+    return predictions, measured | {"predict_seconds": seconds}
+
+
+def judge(
+    probabilities: np.ndarray, queries: LabelledEmbeddings, classes: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """What probabilities (q, C) of the ``classes`` (C,) are worth: predicted classes (q,), accuracy, cross_entropy."""
     predictions = classes[probabilities.argmax(1)]
     truth = queries.y.numpy()
-    chance = np.where(classes[None] == truth[:, None], probabilities, 0).sum(1)  # 0 for a class the context lacks
+    chance = chance_of_truth(probabilities, truth, classes)
     return predictions, {
         "accuracy": float((predictions == truth).mean()),
         "cross_entropy": float(-np.log(np.maximum(chance, 1e-12)).mean()),
-        "predict_seconds": seconds,
     }
+
+
+def chance_of_truth(probabilities: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The probability that each query's own class was given, (q,): 0 for a class that the context lacks."""
+    chance: np.ndarray = np.where(classes[None] == truth[:, None], probabilities, 0).sum(1)
+    return chance

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from synthicl.core.errors import UserError
 from synthicl.coresets import CORESETS
-from synthicl.coresets.nearest_neighbours import nearest_neighbours
+from synthicl.studies.rivals import RIVALS
 from synthicl.studies.scoring import Context
 from synthicl.studies.subject import Subject
 
@@ -15,25 +16,28 @@ FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # othe
 
 
 def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] | None = None) -> list[Context]:
-    """Contexts of the builders called ``names``, by default of all; ``random`` is drawn often.
+    """Contexts of the builders called ``names``, by default of all that are no option; ``random`` is drawn often.
 
     Raises:
         UserError: there is no such builder, or ``neighbours`` without synthetic images.
     """
     train = subject.embedded("train")
-    known = [*CORESETS.names(), *(["neighbours"] if subject.context_sets else [])]
+    neighbours = ["neighbours"] if subject.context_sets else []
+    rivals = [name for name in RIVALS if name not in ("neighbours", *neighbours)] + neighbours
+    known = [*CORESETS.names(optional=True), *rivals]
     contexts = []
-    for name in known if names is None else names:
+    for name in [*CORESETS.names(), *neighbours] if names is None else names:
         if name not in known:
             raise UserError(f"--contexts={name}: unknown here. Choose among: {', '.join(known)}.")
         for draw in range(draws if name == "random" else 1):
-            if name == "neighbours":
-                selected = nearest_neighbours(train, subject.context_sets["last"].rows)
-            else:
-                selected = CORESETS.get(name)(train, ipc, draw)
+            begin = time.perf_counter()
+            rival = RIVALS.get(name)
+            selected = rival(subject, ipc, draw) if rival else CORESETS.get(name)(train, ipc, draw)
+            # What searches or optimises is compared at equal cost.
+            made = {} if name in CORESETS.names() else {"selection_seconds": time.perf_counter() - begin}
             indices = selected.indices
             read = None if indices is None else lambda indices=indices: subject.images(indices)
-            contexts.append(Context(name, draw, "", selected.rows, read))
+            contexts.append(Context(name, draw, "", selected.rows, read, made))
     return contexts
 
 

@@ -14,8 +14,9 @@ from rich.progress import track
 from torch import Tensor
 
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
+from synthicl.probes.calibration import brier, reliability
 from synthicl.probes.probe import Probe
-from synthicl.probes.score import score
+from synthicl.probes.score import judge
 from synthicl.studies.results import Results, Row
 
 SAVE_EVERY = 20.0  # seconds between two times that results are saved while a study runs
@@ -81,6 +82,8 @@ class Scorer:
         backbone: whose embeddings are scored.
         subject: fingerprint of what is evaluated.
         made_by: the command line.
+        calibration: whether rows say how calibrated probabilities are: measures ``brier`` and ``ece``, and the
+            confidence of each query, (q,), float32, as ``<study>/confidence/<key of the row>``.
     """
 
     results: Results
@@ -92,6 +95,7 @@ class Scorer:
     backbone: str
     subject: str = ""
     made_by: str = ""
+    calibration: bool = False
 
     def score(
         self,
@@ -185,9 +189,22 @@ class Scorer:
         probe.fit(context.rows, context.images() if probe.needs_images and context.images else None)
         fit_seconds = time.perf_counter() - start
         for split, asked in missing.items():
-            predictions, measured = score(probe, asked, np.unique(context.rows.y.numpy()))
-            row = self.row(context, probe, split, asked, fit_seconds=fit_seconds, **measured)
+            classes = np.unique(context.rows.y.numpy())
+            start = time.perf_counter()
+            probabilities = probe.predict_proba(asked.z)
+            predict_seconds = time.perf_counter() - start
+            predictions, measured = judge(probabilities, asked, classes)
+            measured |= {"fit_seconds": fit_seconds, "predict_seconds": predict_seconds}
+            row = self.row(context, probe, split, asked, **measured)
             measures, arrays = extra(job, split, predictions) if extra else Extra()
+            if self.calibration:
+                truth, confidence = asked.y.numpy(), probabilities.max(1).astype(np.float32)
+                measures = {
+                    **measures,
+                    "brier": brier(probabilities, truth, classes),
+                    "ece": reliability(confidence, predictions == truth).error,
+                }
+                arrays = {**arrays, "confidence": confidence}
             row = replace(row, measures={**row.measures, **measures})
             self.results.add(row, predictions, labels=asked.y.numpy() if job.queries else None)
             self.results.arrays |= {f"{self.command}/{name}/{row.key}": array for name, array in arrays.items()}

@@ -5,7 +5,14 @@ import pytest
 
 from synthicl.core.statistics import holm, mean_accuracy, paired_difference, wilson
 from synthicl.report.table import print_tables
-from synthicl.studies.compare.show import accuracy_table, comparison_table, figures, seconds_table, tables
+from synthicl.studies.compare.show import (
+    accuracy_table,
+    calibration_table,
+    comparison_table,
+    figures,
+    seconds_table,
+    tables,
+)
 from synthicl.studies.results import Results, Row
 
 LABELS = np.zeros(200, dtype=np.int64)
@@ -67,7 +74,7 @@ def test_comparisons_are_paired_signed_and_corrected(results):
     assert header == ["difference", "points [95 % interval]", "p (Holm)"]
     rows = {row[0]: row[1:] for row in body}
     assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "herding", "all")]
-    assert rows["synthetic - centroid"] == ["+0.0 [+0.0, +0.0]", "1.000"]
+    assert rows["synthetic - centroid"] == ["+0.0 [-1.7, +1.7]", "1.000"]
     assert rows["synthetic - all"][0].startswith("-4.0 [-")
     synthetic = (right(188) == LABELS)[None]
     others = [[120, 140, 160], [188], [180], [196]]
@@ -162,3 +169,32 @@ def test_the_strip_plot_shows_every_context_and_draw(results):
     assert "200 queries, tabicl (rotated16)" in axes.get_xlabel()
     points = sorted(x for collection in axes.collections for x, y in collection.get_offsets() if round(y) == 5)
     assert points == pytest.approx([60, 70, 80])
+
+
+def test_contexts_of_the_same_rows_are_one_line_and_one_comparison(results):
+    for name in ("herding", "k_center", "centroid", "facility_location"):
+        results.drop(results.select(context=name))
+        same = "other" if name == "facility_location" else "same"
+        results.add(replace(ROW, context=name, accuracy=0.94, fingerprint=same), right(188))
+    names = [line[0] for line in accuracy_table(results, "test").body]
+    assert names[1:3] == ["centroid = herding = k_center", "facility_location"]
+    differences = comparison_table(results, "test").body
+    assert [line[0] for line in differences][1:3] == [f"synthetic - {name}" for name in names[1:3]]
+    assert len(differences) == 4  # random, both, all
+
+
+def test_calibration_of_rows_that_have_it(results):
+    assert not calibration_table(results, "test").body and "reliability" not in figures(results)
+    for row in results.select(split="test", probe="tabicl"):
+        results.rows[row.key] = replace(row, measures={"brier": 0.5, "ece": 0.125})
+        results.arrays[f"compare/confidence/{row.key}"] = np.full(200, 0.8, np.float32)
+    table = next(table for table in tables(results) if table.title.startswith("Calibration of tabicl (rotated16)"))
+    assert len({len(line) for line in [table.header, *table.body]}) == 1
+    assert table.body[0][:1] + table.body[0][2:] == ["random (3 draws)", "70.0", "80.0", "0.500", "0.500", "12.5"]
+    (axes,) = figures(results)["reliability"].axes
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words[1:] == [
+        "random (3 draws), 10 rows: calibration error 10.0 %",
+        "synthetic, 10 rows: calibration error 14.0 %",
+        "all, 898 rows: calibration error 18.0 %",
+    ]

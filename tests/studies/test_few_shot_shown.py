@@ -10,8 +10,8 @@ from synthicl.studies.few_shot.show import evaluated, figures, histogram, tables
 from synthicl.studies.results import Results, Row
 
 PLAN = {
-    "ways": 5, "shots": 1, "within": 0.16, "between": 0.01, "episode_seconds": 0.1, "query_seconds": 0.001, "pool": 200,
-    "half_width": 0.02, "budget_seconds": 60.0, "asked": 0.0, "pilot_episodes": 20, "pilot_queries": 50,
+    "ways": 5, "shots": 1, "within": 0.16, "between": 0.01, "pool": 200,
+    "half_width": 0.02, "budget_queries": 126_000.0, "asked": 0.0, "pilot_episodes": 20, "pilot_queries": 50,
     "pilot_pool": 100, "queries": 20, "episodes": 40, "error": 0.02, "wanted": 40, "affordable": 300,
 }  # fmt: skip
 ROW = Row("few-shot", "episode", 0, 0, 1, "tabicl", "rotated16", "test", "", 0, 0.5, 5, 20, 0.1, 0.02, "train")
@@ -60,12 +60,20 @@ def test_plan_says_what_was_chosen_why_and_what_came_of_it():
     rows = {row[0]: row[1:] for row in table.body}
     spread = estimate_spread(results.correct(results.select(context="episode", probe="tabicl")), 200)
     assert rows["S^2, variance within an episode"][:2] == ["0.1600", f"{spread.within:.4f}"]
-    assert rows["queries of an episode (Q)"] == ["20", "20", "sqrt(c_e / c_q S^2 / (sigma_b^2 - S^2 / M))"]
-    assert rows["episodes (P)"] == ["40", "40", "the half-width takes 40, 60 s allow 300"]
-    assert rows["seconds of an episode"][:2] == ["0.120", "0.140"]
+    assert rows["queries of an episode (Q)"] == [
+        "20",
+        "20",
+        "sqrt(400 S^2 / (sigma_b^2 - S^2 / M)): an episode costs as much as 400 queries",
+    ]
+    assert rows["episodes (P)"] == ["40", "40", "the half-width takes 40, 126,000 queries allow 300"]
+    assert rows["seconds of an episode"][:2] == ["", "0.140"]
     assert rows["standard error in points"][:2] == ["2.00", f"{100 * first.std(ddof=1) / math.sqrt(40):.2f}"]
     interval = t_interval(first)
-    assert rows["half-width in points"] == ["3.92", f"{50 * (interval.high - interval.low):.2f}", "wanted: 2.00"]
+    assert rows["half-width in points"] == [
+        "3.92",
+        f"{50 * (interval.high - interval.low):.2f}",
+        "wanted: 2.00, in 90 % of cases",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,9 +83,9 @@ def test_plan_says_what_was_chosen_why_and_what_came_of_it():
         (
             {"queries": 200, "wanted": 7, "episodes": 30},
             "all there are: the optimum lies there or beyond",
-            "the half-width takes 7, 60 s allow 300; never fewer than this",
+            "the half-width takes 7, 126,000 queries allow 300; never fewer than this",
         ),
-        ({"affordable": 40, "wanted": 900}, "sqrt(c_e", "the half-width takes 900, 60 s allow 40"),
+        ({"affordable": 40, "wanted": 900}, "sqrt(400", "the half-width takes 900, 126,000 queries allow 40"),
     ],
 )
 def test_reasons(change, queries, episodes):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
@@ -160,7 +161,7 @@ def test_curves_by_single_predictions():
 def test_rows_of_both_on_every_split_chosen_on_val(toy):
     subject, results = toy(), Results()
     icl_vs_gd(subject, results, **SMALL)
-    assert len(results.rows) == (2 + 1) * 2 * 2  # contexts (the synthetic one once), probes, splits
+    assert len(results.rows) == (2 + 1) * 5 * 2  # contexts (the synthetic one once), probes, splits
     for row in results.select(probe="gradient_descent"):
         found = results.arrays[CURVES + row.key]
         of_val = results.arrays[CURVES + row.key.replace("split=test", "split=val")]
@@ -175,6 +176,37 @@ def test_rows_of_both_on_every_split_chosen_on_val(toy):
         assert results.correct([row]).mean() == pytest.approx(row.accuracy)
         assert row.run["learning_rates"] == [0.1, 1.0]
         assert 0.5 < results.rows[tabicl].measures["self_agreement"] <= 1
+
+
+def test_rules_stand_beside_on_contexts_of_their_own_size(toy):
+    subject, results = toy(), Results()
+    icl_vs_gd(subject, results, **SMALL | {"contexts": ("hard_pairs",), "ipc": 3})
+    rows = {(row.context, row.probe): row for row in results.select(split="test")}
+    assert {probe for _, probe in rows} == {"tabicl", "gradient_descent", "first_step", "linear", "nearest_row"}
+    assert rows["hard_pairs", "linear"].n_context == 9
+    descent = GradientDescent(subject.preprocessing, 4.0)
+    descent.fit(subject.context_sets["last"].rows)
+    context, queries = descent.columns(TEST.z)
+    expected = LogisticRegression(max_iter=5000).fit(context, descent.labels).predict(queries)
+    assert list(results.predictions[rows["synthetic", "linear"].key]) == list(expected)
+    expected = descent.labels[torch.cdist(queries, context).argmin(1)]
+    assert list(results.predictions[rows["synthetic", "nearest_row"].key]) == expected.tolist()
+
+
+def test_the_first_step_classifies_alike_at_every_rate(toy):
+    context = LabelledEmbeddings(clusters(6, seed=9).z, torch.tensor([0, 0, 1, 1, 2, 2]))
+    preprocessing = fit_preprocessing("rotated4", TRAIN.z, 2)
+    first, second = (GradientDescent(preprocessing, 4.0, learning_rate=rate, steps=1) for rate in (0.01, 10.0))
+    first.fit(context)
+    second.fit(context)
+    assert agreement(first.predict_proba(TEST.z), second.predict_proba(TEST.z)) == 1
+
+
+@pytest.mark.parametrize(("given", "edge"), [({"steps": 2}, 1), ({"learning_rates": (1e-3, 1e-2)}, 1)])
+def test_a_choice_on_the_edge_of_the_grid_is_said(toy, given, edge):
+    results = Results()
+    icl_vs_gd(toy(), results, **SMALL | given)
+    assert {row.measures["on_edge"] for row in results.select(probe="gradient_descent")} == {edge}
 
 
 def test_what_is_measured_is_not_measured_again(toy, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from synthicl.studies.icl_vs_gd.compute import CURVES
-from synthicl.studies.icl_vs_gd.show import figures, tables
+from synthicl.studies.icl_vs_gd.show import RULES, figures, tables
 from synthicl.studies.results import Results, Row
 
 RUN = {"learning_rates": [0.1, 1.0], "steps": 10}
@@ -54,6 +54,22 @@ def test_one_line_for_each_context(results):
     assert table.body[1][3].startswith("100.0 [")
     assert table.body[1][4].startswith("90.0 [")
     assert len(table.header) == len(table.body[0])
+
+
+def test_rules_beside_the_descent(results):
+    """Synthetic: a rule agrees on 45 of 50, as the stopped descent does; random: on 20 where it does on 35."""
+    for tabicl in results.select(probe="tabicl"):
+        for rule in RULES:
+            same = 45 if tabicl.context == "synthetic" else 20
+            results.add(replace(tabicl, probe=rule), np.where(np.arange(50) < same, np.arange(50) % 5, 9))
+    results.rows[results.select(probe="gradient_descent")[0].key].measures["on_edge"] = 1.0
+    first, second = tables(results)
+    assert first.body[0][2] == "1 to 2 (edge)" and "edge: of the steps" in first.title
+    assert [line[0] for line in second.body] == ["random", "synthetic"]
+    assert [cell.split()[0] for cell in second.body[1][2:]] == ["90.0"] * 4 + ["100.0", "98.0"]
+    assert "On synthetic an untuned rule" in second.title
+    (figure,) = figures(results).values()
+    assert "nearest row" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_the_figure_shows_every_curve_against_time(results):

@@ -58,7 +58,9 @@ def compare(
     made = make_probes(subject, probes, preprocessings, checkpoints)
     for per_class, group in ((ipc, varied), (subject.ipc, fixed)):
         jobs = [job for probe in made for context in group for job in jobs_of(subject, probe, context, reference_seeds)]
-        subject.scorer("compare", results, ipc=per_class).score(jobs, queries)
+        scorer = subject.scorer("compare", results, ipc=per_class)
+        scorer.calibration = True
+        scorer.score(jobs, queries)
 
 
 def make_probes(

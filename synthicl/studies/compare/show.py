@@ -8,28 +8,60 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from synthicl.core.statistics import mean_accuracy, paired_difference
+from synthicl.probes.calibration import BINS, Reliability, reliability
 from synthicl.report.style import COLORS, new_figure
 from synthicl.report.table import Table, difference_cells, percent, percent_interval
 from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
 
+CONFIDENCE = "compare/confidence/"  # (q,): the probability of the predicted class
+LEAST = 5  # queries of a bin, of each draw, below which it is left out of the diagram
 TIMES = ("fit_seconds", "predict_seconds")
 
 
 class Group(NamedTuple):
-    """What stands in one line of a table."""
+    """What stands in one line of a table.
+
+    Attributes:
+        context: its name.
+        checkpoint: of a synthetic context.
+        ipc: images per class.
+        twins: names of other contexts that consist of the same rows.
+    """
 
     context: str
     checkpoint: str
     ipc: int
+    twins: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """All its names: ``centroid = herding = k_center``."""
+        return " = ".join((self.context, *self.twins))
 
 
 def groups(results: Results, split: str) -> dict[Group, list[Row]]:
-    """Rows of a split, in the order of tables."""
+    """Rows of a split, in the order of tables; builders that chose the same rows are one line and one comparison."""
     names = {Group(row.context, row.checkpoint, row.ipc) for row in results.select(split=split)}
     # "last" stands before "best_on_val"
     ordered = sorted(names, key=lambda key: (rank(key.context), key.context, key.ipc, key.checkpoint != "last"))
-    return {key: results.select(split=split, **key._asdict()) for key in ordered}
+    found: dict[Group, list[Row]] = {}
+    for key in ordered:
+        rows = results.select(split=split, context=key.context, checkpoint=key.checkpoint, ipc=key.ipc)
+        twin = None if key.checkpoint else next((other for other in found if same_rows(found[other], rows)), None)
+        found = {
+            other._replace(twins=(*other.twins, key.context)) if other == twin else other: known
+            for other, known in found.items()
+        }
+        if twin is None:
+            found[key] = rows
+    return found
+
+
+def same_rows(first: list[Row], second: list[Row]) -> bool:
+    """Whether two contexts were scored with the same probes and are made of the same rows, by their fingerprints."""
+    marks = [{(row.probe, row.preprocessing, row.draw, row.fingerprint) for row in rows} for rows in (first, second)]
+    return marks[0] == marks[1] and all(row.fingerprint for row in first)
 
 
 def probes(results: Results, split: str) -> list[tuple[str, str]]:
@@ -53,11 +85,11 @@ def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
 def label(key: Group, rows: list[Row]) -> str:
     """How a context is called in a table."""
     if key.checkpoint == "best_on_val":
-        return f"{key.context} (best on val)"
+        return f"{key.name} (best on val)"
     if (seeds := len({row.seed for row in rows})) > 1:
-        return f"{key.context} ({seeds} seeds)"
+        return f"{key.name} ({seeds} seeds)"
     draws = len({row.draw for row in rows})
-    return f"{key.context} ({draws} draws)" if key.context == "random" and draws > 1 else key.context
+    return f"{key.name} ({draws} draws)" if key.context == "random" and draws > 1 else key.name
 
 
 def accuracy_table(results: Results, split: str) -> Table:
@@ -105,7 +137,7 @@ def comparison_table(results: Results, split: str) -> Table:
     correct = results.correct(rows[Group("synthetic", "last", ipc)])
     comparisons = [paired_difference(correct, results.correct(rows[key])) for key in names]
     cells = difference_cells(comparisons)
-    body = [[f"synthetic - {key.context}", *points] for key, points in zip(names, cells, strict=True)]
+    body = [[f"synthetic - {key.name}", *points] for key, points in zip(names, cells, strict=True)]
     title = f"Points on {split} with TabICL ({preprocessing}), paired on the queries"
     return Table(title, ["difference", "points [95 % interval]", "p (Holm)"], body)
 
@@ -126,14 +158,74 @@ def seconds_table(results: Results, split: str) -> Table:
     return Table(f"Seconds to fit + to predict {queries} queries", header, body)
 
 
-def strip_plot(results: Results, split: str) -> Figure:
-    """Every context's accuracy with TabICL: random draws as points with their mean line, the others with intervals."""
+def of_column(results: Results, split: str) -> dict[Group, list[Row]]:
+    """`groups` with the rows of the first probe alone: TabICL with the context set's own preprocessing."""
     column = probes(results, split)[0]
     rows = {
         key: [row for row in group if (row.probe, row.preprocessing) == column]
         for key, group in groups(results, split).items()
     }
-    rows = {key: group for key, group in rows.items() if group}
+    return {key: group for key, group in rows.items() if group}
+
+
+def binned(results: Results, rows: list[Row]) -> Reliability | None:
+    """Queries of all draws by their confidence; None for rows from before it was kept."""
+    found = [results.arrays.get(CONFIDENCE + row.key) for row in rows]
+    kept = [confidence for confidence in found if confidence is not None]
+    return reliability(np.concatenate(kept), results.correct(rows).flatten()) if len(kept) == len(rows) else None
+
+
+def calibration_table(results: Results, split: str) -> Table:
+    """Cross-entropy, Brier score and calibration error with TabICL, means over draws and seeds."""
+    body = []
+    for key, rows in of_column(results, split).items():
+        if not all({"brier", "ece"} <= row.measures.keys() for row in rows):
+            continue
+        entropy, accuracy = (
+            float(np.mean([getattr(row, name) for row in rows])) for name in ("cross_entropy", "accuracy")
+        )
+        score, error = (float(np.mean([row.measures[name] for row in rows])) for name in ("brier", "ece"))
+        confidence = float(np.mean([results.arrays[CONFIDENCE + row.key] for row in rows]))
+        cells = [percent(accuracy), percent(confidence), f"{entropy:.3f}", f"{score:.3f}", percent(error)]
+        body.append([label(key, rows), str(rows[0].n_context), *cells])
+    row = results.select(split=split)[0]
+    title = (
+        f"Calibration of {probe_title(*probes(results, split)[0])} on {split}, {row.n_query} queries, means over "
+        f"draws; calibration error in {BINS} bins of equal width"
+    )
+    header = ["context", "rows", "right, %", "confidence, %", "cross-entropy, nats", "Brier score, 0 to 2"]
+    return Table(title, [*header, "calibration error, %"], body)
+
+
+def reliability_diagram(results: Results, split: str) -> Figure:
+    """Accuracy against confidence with TabICL on random rows, the synthetic ones and all."""
+    figure, axes = new_figure(width=6.0, height=5.4)
+    axes.plot([0, 100], [0, 100], color=COLORS["reference"], lw=1.5, label="calibrated")
+    shown = {"random": "real", "synthetic": "synthetic", "all": "all"}
+    for key, rows in of_column(results, split).items():
+        found = binned(results, rows)
+        if key.context not in shown or key.checkpoint == "best_on_val" or found is None:
+            continue
+        some = found.number >= LEAST * len(rows)
+        color, count = COLORS[shown[key.context]], found.number[some]
+        at, right = 100 * found.confidence[some], 100 * found.accuracy[some]
+        name = f"{label(key, rows)}, {rows[0].n_context} rows: calibration error {percent(found.error)} %"
+        axes.plot(at, right, color=color, lw=1.2, marker="o", ms=4, label=name)
+        axes.scatter(at, right, s=400 * count / found.number.sum(), color=color, alpha=0.25, lw=0)
+    axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
+    axes.set_xlabel(f"confidence: probability of the predicted class, %, {BINS} bins")
+    queries = results.select(split=split)[0].n_query
+    axes.set_ylabel(f"right on {split}, %, {queries} queries")
+    title = f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins with {LEAST} at least"
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.legend(fontsize=8, loc="upper left", frameon=False)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def strip_plot(results: Results, split: str) -> Figure:
+    """Every context's accuracy with TabICL: random draws as points with their mean line, the others with intervals."""
+    column, rows = probes(results, split)[0], of_column(results, split)
     figure, axes = new_figure(height=0.45 * len(rows) + 1.4)
     random = np.random.default_rng(0)  # the jitter of points, nothing else
     for position, (key, group) in enumerate(reversed(rows.items())):
@@ -167,9 +259,15 @@ def score_tables(results: Results) -> list[Table]:
 
 def tables(results: Results) -> list[Table]:
     """All tables of the study."""
-    return [*score_tables(results), seconds_table(results, "test")]
+    calibration = [calibration_table(results, "test")] if results.select(split="test", probe="tabicl") else []
+    return [*score_tables(results), *(table for table in calibration if table.body), seconds_table(results, "test")]
 
 
 def figures(results: Results) -> dict[str, Figure]:
     """All figures of the study."""
-    return {"contexts": strip_plot(results, "test")} if results.select(split="test", probe="tabicl") else {}
+    if not results.select(split="test", probe="tabicl"):
+        return {}
+    found = {"contexts": strip_plot(results, "test")}
+    if any(name.startswith(CONFIDENCE) for name in results.arrays):
+        found["reliability"] = reliability_diagram(results, "test")
+    return found

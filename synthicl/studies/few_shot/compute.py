@@ -6,7 +6,6 @@ the mathematics stands in `synthicl.studies.few_shot.episodes`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -33,11 +32,10 @@ from synthicl.studies.results import Results, Row
 from synthicl.studies.scoring import Context, Job, Scorer
 from synthicl.studies.subject import Subject
 
-PILOT_EPISODES = 20
-MOST_EPISODES = 1_000_000
-MOST_SECONDS = 1e7  # four months
+PILOT_EPISODES = 60  # with 20 the plan would need half as many episodes more, to make up for not knowing the variance
+MAX_EPISODES = 1_000_000
+MAX_QUERIES = 10**12
 PILOT_QUERIES = 100  # with 10 their own noise hides the variance between episodes, and they cost little beside a fit
-FEW_QUERIES = 10  # are asked as well, for the time that a query more takes
 
 
 def few_shot(
@@ -46,7 +44,7 @@ def few_shot(
     ways: int | None = None,
     shots: int = 1,
     half_width: float = 0.01,
-    budget_seconds: float = 120,
+    budget_queries: int = 500_000,
     probes: Sequence[str] = ("tabicl", "linear"),
     queries: int | None = None,
     episodes: int | None = None,
@@ -59,26 +57,26 @@ def few_shot(
         ways: classes of an episode; None for five, or all if there are fewer.
         shots: context rows of each class.
         half_width: wanted of the 95 % interval of the first probe's mean accuracy.
-        budget_seconds: time for the pilot and the episodes together.
+        budget_queries: most queries of all episodes together; an episode counts as 400 beside its own. Seconds are no
+            part of the plan, so every machine makes the same.
         probes: classifiers; each is given the same episodes, and the first decides on the plan.
-        queries: of each episode in place of the plan's number. With ``episodes`` it makes rows a function of the data
-            alone, where a plan rests on measured times.
+        queries: of each episode in place of the plan's number.
         episodes: in place of the plan's number.
 
     Raises:
         UserError: a setting is out of range, or there are too few classes.
     """
     check_at_least(1, "--", shots=shots, queries=queries)
-    check_between(2, MOST_EPISODES, "--", episodes=episodes)  # an interval takes two
+    check_between(2, MAX_EPISODES, "--", episodes=episodes)  # an interval takes two
     check_positive("--", half_width=half_width)
-    check_between(0, MOST_SECONDS, "--", budget_seconds=budget_seconds)
+    check_between(1, MAX_QUERIES, "--", budget_queries=budget_queries)
     pools = Pools.of(subject, ways, shots)
     made = [probe_factory(name)(subject.probe_setting()) for name in probes]
     for probe in made:
         if probe.needs_images:
             raise UserError(f"--probes={probe.name}: is fitted on images, and episodes are made of embeddings.")
     scorer = subject.scorer("few-shot", results, ipc=shots)
-    plan = planned(scorer, pools, made, half_width, budget_seconds, queries, episodes)
+    plan = planned(scorer, pools, made, half_width, budget_queries, queries, episodes)
     count = int(plan["episodes"])
     jobs = episode_jobs(pools, made, count, int(plan["queries"]))
     scorer.score(jobs, what="Scoring episodes", total=count * len(made))
@@ -146,7 +144,7 @@ def planned(
     pools: Pools,
     probes: Sequence[Probe],
     half_width: float,
-    budget: float,
+    budget: int,
     queries: int | None,
     episodes: int | None,
 ) -> dict[str, float]:
@@ -164,22 +162,18 @@ def planned(
     if scorer.results.has(row):
         return scorer.results.rows[row.key].measures
     forget_episodes(scorer.results, row)
-    start = time.perf_counter()
-    predictions, labels, costs = pilot(pools, probes)
+    predictions, labels = pilot(pools, probes[0])
     correct = predictions == labels
     spread = estimate_spread(correct, pools.size("val"))
-    left = budget - (time.perf_counter() - start)
-    plan = make_plan(spread, *costs, pools.size("test"), half_width, left, queries, episodes)
+    plan = make_plan(spread, len(correct), pools.size("test"), half_width, budget, queries, episodes)
     measures = {
         "ways": pools.ways,
         "shots": pools.shots,
         "within": spread.within,
         "between": spread.between,
-        "episode_seconds": costs[0],
-        "query_seconds": costs[1],
         "pool": pools.size("test"),
         "half_width": half_width,
-        "budget_seconds": budget,
+        "budget_queries": budget,
         "asked": float(queries is not None or episodes is not None),
         "pilot_episodes": len(correct),
         "pilot_queries": correct.shape[1],
@@ -191,32 +185,16 @@ def planned(
     return measures
 
 
-def pilot(pools: Pools, probes: Sequence[Probe]) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Ask queries about val in a few episodes.
-
-    Returns:
-        The classes that the first probe predicts, (P, Q); the true ones, (P, Q); and the seconds that all probes
-        together take for an episode without its queries and for a query more, medians.
-    """
+def pilot(pools: Pools, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+    """Ask queries about val in a few episodes: the classes that the probe predicts and the true ones, (P, Q) each."""
     count = min(PILOT_QUERIES, pools.size("val"))
-    predictions, labels, fit_seconds, many_seconds, few_seconds = [], [], [], [], []
+    predictions, labels = [], []
     for number in track(range(PILOT_EPISODES), "Pilot episodes on val", transient=True):
         support, queries = pools.rows("val", pools.draw("val", number, count))
-        classes = support.y.unique().numpy()
-        start = time.perf_counter()
-        for probe in probes:
-            probe.fit(support)
-        fit_seconds.append(time.perf_counter() - start)
-        few = queries.at(torch.arange(min(FEW_QUERIES, count)))
-        answers = [score(probe, queries, classes) for probe in probes]
-        many_seconds.append(sum(measured["predict_seconds"] for _, measured in answers))
-        few_seconds.append(sum(score(probe, few, classes)[1]["predict_seconds"] for probe in probes))
-        predictions.append(answers[0][0])
+        probe.fit(support)
+        predictions.append(score(probe, queries, support.y.unique().numpy())[0])
         labels.append(queries.y.numpy())
-    more = np.median(many_seconds) - np.median(few_seconds)
-    query_cost = max(float(more) / max(count - FEW_QUERIES, 1), 1e-6)  # clocks are noisy, and no query is free
-    episode_cost = max(float(np.median(fit_seconds) + np.median(many_seconds)) - count * query_cost, query_cost)
-    return np.stack(predictions), np.stack(labels), (episode_cost, query_cost)
+    return np.stack(predictions), np.stack(labels)
 
 
 def forget_episodes(results: Results, pilot_row: Row) -> None:

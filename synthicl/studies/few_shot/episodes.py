@@ -19,16 +19,20 @@ Few-Shot Learning, 2024, https://arxiv.org/abs/2409.02850).
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 from torch import Tensor
 
 from synthicl.core.randomness import keyed_generator
 from synthicl.core.statistics import Interval
 
+EPISODE_COST = 400  # queries that an episode counts as beside its own: about what fitting TabICL takes on a CPU
+ASSURANCE = 0.9  # how often the interval is to be no wider than wanted
 MIN_EPISODES = 30  # for a mean over episodes to be near enough to normal
 
 
@@ -117,7 +121,7 @@ class Plan(NamedTuple):
         queries: Q, of each episode.
         episodes: P.
         error: the standard error that is expected of the mean accuracy.
-        wanted: episodes that the wanted half-width takes.
+        wanted: episodes that the wanted half-width takes, see `make_plan`.
         affordable: episodes that the budget allows.
     """
 
@@ -138,31 +142,40 @@ def best_queries(spread: Spread, episode_cost: float, query_cost: float, pool: i
 
 def make_plan(
     spread: Spread,
-    episode_cost: float,
-    query_cost: float,
+    pilot: int,
     pool: int,
     half_width: float,
-    budget: float,
+    budget: int,
     queries: int | None = None,
     episodes: int | None = None,
 ) -> Plan:
     """Plan episodes: as many as the half-width takes or as the budget allows, whichever is less.
 
+    The pilot's variance is itself an estimate. Its ratio to the variance that the episodes will show has an F
+    distribution, whose quantile of `ASSURANCE` takes the place of 1: so often the interval is no wider than wanted (L.
+    L. Kupper and K. B. Hafner, "How Appropriate Are Popular Sample Size Formulas?", American Statistician 43, 1989).
+
     Args:
         spread: as a pilot estimated it.
-        episode_cost: seconds for an episode without its queries.
-        query_cost: seconds for a query more.
+        pilot: episodes that it is estimated from.
         pool: M, the most queries an episode can have.
         half_width: wanted of the 95 % interval.
-        budget: seconds. `MIN_EPISODES` are run in any case.
+        budget: queries of all episodes together, each of which costs `EPISODE_COST` beside its own. `MIN_EPISODES` are
+            run in any case.
         queries: Q, where it is given.
         episodes: P, where it is given.
     """
-    queries = min(queries or best_queries(spread, episode_cost, query_cost, pool), pool)
-    affordable = int(budget / (episode_cost + query_cost * queries))
-    wanted = 2
-    while student.ppf(0.975, wanted - 1) * math.sqrt(spread.variance(wanted, queries, pool)) > half_width:
-        wanted = max(wanted + 1, int(spread.variance(1, queries, pool) * (1.96 / half_width) ** 2))
+    queries = min(queries or best_queries(spread, EPISODE_COST, 1, pool), pool)
+    affordable = int(budget / (EPISODE_COST + queries))
+
+    def half(number: int) -> float:
+        variance = spread.variance(number, queries, pool) * f_distribution.ppf(ASSURANCE, number - 1, pilot - 1)
+        return float(student.ppf(0.975, number - 1) * math.sqrt(variance))
+
+    wanted, enough = 2, 2
+    while half(enough) > half_width:
+        wanted, enough = enough + 1, 2 * enough
+    wanted += bisect_left(range(wanted, enough), True, key=lambda number: half(number) <= half_width)
     episodes = episodes or max(min(wanted, affordable), MIN_EPISODES)
     return Plan(queries, episodes, math.sqrt(spread.variance(episodes, queries, pool)), wanted, affordable)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from synthicl.core.statistics import Interval
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, percent, percent_interval
-from synthicl.studies.few_shot.episodes import Spread, estimate_spread, t_interval
+from synthicl.studies.few_shot.episodes import ASSURANCE, EPISODE_COST, Spread, estimate_spread, t_interval
 from synthicl.studies.results import Results, Row, probe_title
 
 
@@ -45,6 +45,8 @@ def evaluated(results: Results) -> list[Evaluated]:
     """All settings that were evaluated with two episodes at least."""
     found = []
     for pilot in results.select(context="pilot"):
+        if "budget_queries" not in pilot.measures:  # planned by seconds, before version 0.2
+            continue
         rows = results.select(context="episode", ipc=pilot.ipc, n_context=pilot.n_context, seed=pilot.seed)
         draws: dict[str, dict[int, Row]] = {}
         for row in rows:
@@ -90,16 +92,13 @@ def plan_table(results: Results, found: Evaluated) -> Table:
     pool, half = plan["pool"], interval(found.accuracies(first))
     measured = estimate_spread(results.correct(rows), pool) if rows[0].n_query > 1 else Spread(math.nan, math.nan)
     each = [sum(pair) for pair in zip(*(map(seconds, rows) for rows in found.rows.values()), strict=True)]
-    planned_seconds = plan["episode_seconds"] + plan["query_seconds"] * plan["queries"]
     pilot = f"pilot on val: {plan['pilot_episodes']:.0f} episodes of {plan['pilot_queries']:.0f} queries"
     body = [
         ["S^2, variance within an episode", f"{plan['within']:.4f}", f"{measured.within:.4f}", pilot],
         ["sigma_b^2, variance between episodes", f"{plan['between']:.4f}", f"{measured.between:.4f}", pilot],
-        ["seconds of an episode without queries", f"{plan['episode_seconds']:.4f}", "", "pilot, all probes together"],
-        ["seconds of a query more", f"{plan['query_seconds']:.6f}", "", "pilot, all probes together"],
         ["queries of an episode (Q)", f"{plan['queries']:.0f}", f"{rows[0].n_query}", queries_reason(plan)],
         ["episodes (P)", f"{plan['episodes']:.0f}", f"{found.episodes}", episodes_reason(plan)],
-        ["seconds of an episode", f"{planned_seconds:.3f}", f"{np.median(each):.3f}", "median, all probes together"],
+        ["seconds of an episode", "", f"{np.median(each):.3f}", "median, all probes together"],
         [
             "standard error in points",
             f"{100 * plan['error']:.2f}",
@@ -110,7 +109,7 @@ def plan_table(results: Results, found: Evaluated) -> Table:
             "half-width in points",
             f"{196 * plan['error']:.2f}",
             f"{50 * (half.high - half.low):.2f}",
-            f"wanted: {100 * plan['half_width']:.2f}",
+            f"wanted: {100 * plan['half_width']:.2f}, in {100 * ASSURANCE:.0f} % of cases",
         ],
     ]
     title = f"Plan for {found.name} with {first}, M = {pool:.0f} queries to draw from"
@@ -123,14 +122,15 @@ def queries_reason(plan: dict[str, float]) -> str:
         return "as asked"
     if plan["queries"] == plan["pool"]:
         return "all there are: the optimum lies there or beyond"
-    return "sqrt(c_e / c_q S^2 / (sigma_b^2 - S^2 / M))"
+    return f"sqrt({EPISODE_COST} S^2 / (sigma_b^2 - S^2 / M)): an episode costs as much as {EPISODE_COST} queries"
 
 
 def episodes_reason(plan: dict[str, float]) -> str:
     """Why there are so many episodes."""
     if plan["asked"]:
         return "as asked"
-    numbers = f"the half-width takes {plan['wanted']:.0f}, {plan['budget_seconds']:g} s allow {plan['affordable']:.0f}"
+    allowed = f"{plan['budget_queries']:,.0f} queries allow {plan['affordable']:.0f}"
+    numbers = f"the half-width takes {plan['wanted']:.0f}, {allowed}"
     least = plan["episodes"] > min(plan["wanted"], plan["affordable"])
     return f"{numbers}{'; never fewer than this' if least else ''}"
 

@@ -30,6 +30,8 @@ from synthicl.core.errors import UserError, check_between
 from synthicl.core.settings import MOST_DRAWS
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import descend
+from synthicl.probes.knn import KNNProbe
+from synthicl.probes.linear import LinearProbe
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.contexts import QUERY_SPLITS, real_contexts, synthetic_contexts
@@ -51,21 +53,25 @@ def icl_vs_gd(
     results: Results,
     contexts: Sequence[str] = ("random", "centroid"),
     random_draws: int = 5,
-    learning_rates: Sequence[float] = (0.01, 0.1, 1.0),
-    steps: int = 3000,
+    learning_rates: Sequence[float] = (0.01, 0.1, 1.0, 10.0),
+    steps: int = 10_000,
+    ipc: int | None = None,
 ) -> None:
     """Compare TabICL's predictions with those of gradient descent on a linear probe, on the same context rows.
 
     val chooses learning rate and number of steps, by the squared difference of probabilities, and test is scored at
-    that choice. Labels of queries play no part in it.
+    that choice. Labels of queries play no part in it. What agreement is worth is told by rules that nobody fits to
+    TabICL: the first gradient step, untuned logistic regression and the nearest row, on the same context.
 
     Args:
         subject: what is evaluated.
         results: where rows and curves go.
-        contexts: which real contexts (names as in synthicl/coresets); the synthetic one always takes part.
+        contexts: which real contexts (names as in synthicl/coresets); the synthetic one always takes part. Rules
+            differ most on random and hard_pairs.
         random_draws: how many contexts are drawn at random.
         learning_rates: of gradient descent.
         steps: most steps of gradient descent.
+        ipc: rows per class of real contexts; None for the context set's own.
 
     Raises:
         UserError: no steps, or no learning rate, or one that is not positive.
@@ -75,26 +81,38 @@ def icl_vs_gd(
     if not learning_rates or not all(0 < rate < math.inf for rate in learning_rates):
         raise UserError("--learning_rates: give at least one, and only positive ones, for example 0.01,0.1,1.")
     queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
-    scorer = subject.scorer("icl-vs-gd", results)
     settings = {"learning_rates": list(learning_rates), "steps": steps}
-    scorer.run = scorer.run | settings
     # Rows of other settings do not belong into one table with these.
     results.drop([row for row in results.of("icl-vs-gd").rows.values() if not settings.items() <= row.run.items()])
     tabicl = TabICLTwice(subject.deployment, subject.device)
     descent = FollowedDescent(tabicl, queries, learning_rates, steps)
-    synthetic = list(synthetic_contexts(subject))[:1]
-    compared = [*real_contexts(subject, subject.ipc, random_draws, contexts), *synthetic]
+    space = descent.preprocessing, descent.threshold
+    rules = [
+        GradientDescent(*space, name="first_step", steps=1),
+        RuleInSpace(*space, LinearProbe()),
+        RuleInSpace(*space, KNNProbe(most=1, name="nearest_row")),
+    ]
+    per_class = ipc or subject.ipc
+    groups = [
+        (per_class, real_contexts(subject, per_class, random_draws, contexts)),
+        (subject.ipc, list(synthetic_contexts(subject))[:1]),
+    ]
 
     def measure(job: Job, split: str, predictions: np.ndarray) -> Extra:
         if job.probe is descent:
             return descent.noted(split)
+        if job.probe is not tabicl:
+            return Extra()
         once, again = (probe.predict_proba(queries[split].z) for probe in (tabicl, tabicl.other))
         return Extra(
             {"self_agreement": agreement(again, once), "self_squared_difference": squared_difference(again, once)}
         )
 
-    jobs = [Job(context, probe) for context in compared for probe in (tabicl, descent)]
-    scorer.score(jobs, queries, "Following gradient descent", measure)
+    for rows, compared in groups:
+        scorer = subject.scorer("icl-vs-gd", results, ipc=rows)
+        scorer.run = scorer.run | settings
+        jobs = [Job(context, probe) for context in compared for probe in (tabicl, descent, *rules)]
+        scorer.score(jobs, queries, "Following gradient descent", measure)
 
 
 class TabICLTwice(TabICLProbe):
@@ -132,19 +150,24 @@ class GradientDescent(Probe):
     Args:
         preprocessing: TabICL's.
         threshold: standard deviations beyond which TabICL's preprocessing pulls values in.
-
-    Attributes:
-        learning_rate: lr.
+        name: its word in results.json.
+        learning_rate: lr; where classes have as many rows, those of the first step do not depend on it.
         steps: k.
     """
 
-    name = "gradient_descent"
-    learning_rate = 1.0
-    steps = 0
-
-    def __init__(self, preprocessing: Preprocessing, threshold: float) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        threshold: float,
+        name: str = "gradient_descent",
+        learning_rate: float = 1.0,
+        steps: int = 0,
+    ) -> None:
         self.preprocessing: Preprocessing = preprocessing
         self.threshold = threshold
+        self.name = name
+        self.learning_rate = learning_rate
+        self.steps = steps
 
     @override
     def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
@@ -178,6 +201,26 @@ class GradientDescent(Probe):
         for k, (weight, bias) in enumerate(islice(self.heads(context, learning_rate), steps[-1] + 1)):
             if k in steps:
                 yield (queries @ weight.T + bias).softmax(-1).numpy()
+
+
+class RuleInSpace(GradientDescent):
+    """Another probe on the columns that gradient descent sees, in place of the descent.
+
+    Args:
+        preprocessing: TabICL's.
+        threshold: likewise.
+        rule: the probe.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, threshold: float, rule: Probe) -> None:
+        super().__init__(preprocessing, threshold, rule.name)
+        self.rule = rule
+
+    @override
+    def predict_proba(self, z: Tensor) -> np.ndarray:
+        context, queries = self.columns(z)
+        self.rule.fit(LabelledEmbeddings(context, self.labels))
+        return self.rule.predict_proba(queries)
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> float:
@@ -248,7 +291,9 @@ class FollowedDescent(GradientDescent):
     def noted(self, split: str) -> Extra:
         """What was chosen, how near it comes to TabICL on a split, and the curves there."""
         followed = self.followed[split]
+        largest = len(self.learning_rates) > 1 and self.rate == len(self.learning_rates) - 1
         measures = {
+            "on_edge": float(largest or self.k == len(self.recorded) - 1),  # a wider grid may come nearer
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "agreement": float(followed[1, self.rate, self.k]),

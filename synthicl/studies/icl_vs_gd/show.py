@@ -20,15 +20,35 @@ PANELS = {
     "squared_difference": "mean squared difference of probabilities (0 to 2)",
 }
 STYLES = ("-", "--", ":", "-.")  # of the learning rates
+RULES = {"first_step": "first step", "linear": "logistic regression", "nearest_row": "nearest row"}
+MARKERS = {"first_step": "v", "linear": "s", "nearest_row": "^", "truth": "x"}
+NEAR = 0.02  # agreement closer than this is no sign of a rule of its own; named before the tables were made
 
 
 def groups(results: Results) -> dict[str, list[tuple[Row, Row]]]:
-    """The rows on test of TabICL and of gradient descent on the same context, by the context's name."""
+    """The rows on test of TabICL and of gradient descent on the same context, by the context's name.
+
+    Where a context was made in several sizes, the name says which.
+    """
     found: dict[str, list[tuple[Row, Row]]] = {}
-    for descent in results.select(split="test", probe="gradient_descent"):
+    rows = results.select(split="test", probe="gradient_descent")
+    for descent in rows:
         tabicl = results.rows[replace(descent, probe="tabicl").key]
-        found.setdefault(descent.context, []).append((tabicl, descent))
+        sizes = {row.ipc for row in rows if row.context == descent.context}
+        name = f"{descent.context}, {descent.ipc} per class" if len(sizes) > 1 else descent.context
+        found.setdefault(name, []).append((tabicl, descent))
     return found
+
+
+def matches(results: Results, tabicl: list[Row], rule: str) -> np.ndarray | None:
+    """Which queries a rule, or the truth, gives TabICL's class, (rows, q), bool; None where it was not asked."""
+    if rule == "truth":
+        return results.correct(tabicl)
+    rows = [results.rows.get(replace(row, probe=rule).key) for row in tabicl]
+    if None in rows:
+        return None
+    pairs = zip(tabicl, rows, strict=True)
+    return np.stack([results.predictions[a.key] == results.predictions[b.key] for a, b in pairs if b])
 
 
 def mean(rows: list[Row], measure: str) -> float:
@@ -54,7 +74,9 @@ def tables(results: Results) -> list[Table]:
             [
                 f"{name} ({len(pairs)} draws)" if len(pairs) > 1 else name,
                 str(descent[0].n_context),
-                f"{min(times):.3g}" + (f" to {max(times):.3g}" if max(times) > min(times) else ""),
+                f"{min(times):.3g}"
+                + (f" to {max(times):.3g}" if max(times) > min(times) else "")
+                + (" (edge)" if any(row.measures.get("on_edge") for row in descent) else ""),
                 percent_interval(mean_accuracy(results.correct(tabicl))),
                 percent_interval(mean_accuracy(results.correct(descent))),
                 percent_interval(mean_accuracy(same)),
@@ -71,6 +93,36 @@ def tables(results: Results) -> list[Table]:
         "context; "
         f"{row.n_query} test queries, % with 95 % intervals; val chose k lr; TabICL twice: with other shuffles"
     )
+    if any(row.measures.get("on_edge") for row in results.select(split="test", probe="gradient_descent")):
+        title += "; edge: of the steps or learning rates that were tried, more may come nearer"
+    return [Table(title, header, body), *rules_table(results)]
+
+
+def rules_table(results: Results) -> list[Table]:
+    """Agreement with TabICL of rules that nobody fitted to it, beside gradient descent stopped nearest to it."""
+    body, near = [], []
+    for name, pairs in groups(results).items():
+        tabicl = [pair[0] for pair in pairs]
+        same = {rule: matches(results, tabicl, rule) for rule in ("gradient_descent", *RULES, "truth")}
+        found = {rule: values for rule, values in same.items() if values is not None}
+        if len(found) < len(same):  # rows of before there were rules
+            continue
+        cells = [percent_interval(mean_accuracy(values)) for values in found.values()]
+        body.append([name, str(tabicl[0].n_context), *cells, percent(mean(tabicl, "self_agreement"))])
+        if found["gradient_descent"].mean() - max(found[rule].mean() for rule in RULES) < NEAR:
+            near.append(name)
+    if not body:
+        return []
+    title = (
+        "Test queries given TabICL's class, %, 95 % intervals; all rules see TabICL's columns, and only the stopped "
+        "descent was fitted to it"
+    )
+    if near:
+        title += (
+            f". On {'; '.join(near)} an untuned rule comes within {100 * NEAR:.0f} points of the stopped descent: "
+            "there agreement speaks for a rule that is nearly linear, not for gradient descent"
+        )
+    header = ["context", "rows", "stopped descent", *RULES.values(), "truth", "TabICL twice"]
     return [Table(title, header, body)]
 
 
@@ -96,6 +148,11 @@ def paths(results: Results) -> Figure:
                 axes.plot(time(descent), dot, "o", ms=6, color=colors[name], mec="black", mew=0.7, zorder=5)
                 itself = scale * tabicl.measures[f"self_{measure}"]
                 axes.plot(2 * at.max(), itself, "<", ms=7, color=colors[name], mec="black", mew=0.7, alpha=alpha)
+        for place, (rule, marker) in enumerate(MARKERS.items(), 2):
+            same = matches(results, [tabicl for tabicl, _ in pairs], rule)
+            if same is not None:
+                height = 100 * same.mean()
+                panels[0].plot(2**place * at.max(), height, marker, ms=6, color=colors[name], mec=colors[name])
     panels[1].set_yscale("log")
     chance = f" (chance: {100 / len(np.unique(results.labels['test'])):.3g})"
     for axes, text, note in zip(panels, PANELS.values(), (chance, ""), strict=True):
@@ -114,6 +171,10 @@ def paths(results: Results) -> Figure:
     handles += [
         Line2D([], [], color="black", lw=0, marker="o", ms=6, label="chosen on val"),
         Line2D([], [], color="black", lw=0, marker="<", ms=7, label="TabICL twice, other shuffles"),
+        *(
+            Line2D([], [], color="black", lw=0, marker=marker, ms=6, label=RULES.get(rule, rule))
+            for rule, marker in MARKERS.items()
+        ),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     row = results.select(split="test")[0]

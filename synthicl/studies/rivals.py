@@ -1,0 +1,71 @@
+"""Contexts that need more than the training embeddings: synthetic images to be near to, or TabICL in the loop.
+
+What a study calls by name beside the builders of `synthicl.coresets`; val and test reach none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from synthicl.core.randomness import keyed_generator
+from synthicl.coresets.coreset import Coreset
+from synthicl.coresets.nearest_neighbours import nearest_neighbours
+from synthicl.coresets.prototypes import starts
+from synthicl.coresets.swap_search import swap_search
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives.in_context import InContext
+from synthicl.probes.score import score
+from synthicl.probes.tabicl import TabICLProbe
+from synthicl.studies.subject import Subject
+
+EVALUATIONS, QUERIES = 400, 256  # of TabICL on as many training images: about the digits' distillation in seconds
+STEPS, LEARNING_RATE = 600, 0.02  # of Adam on free rows, as many as the digits' distillation has; fixed in advance
+
+
+def neighbours(subject: Subject, ipc: int, seed: int) -> Coreset:
+    """The real images nearest to the synthetic ones; ``ipc`` and ``seed`` play no part."""
+    return nearest_neighbours(subject.embedded("train"), subject.context_sets["last"].rows)
+
+
+def swap_tabicl(subject: Subject, ipc: int, seed: int) -> Coreset:
+    """Swap search under TabICL's cross-entropy on `QUERIES` training images, with `EVALUATIONS` evaluations."""
+    train = subject.embedded("train")
+    drawn = torch.randperm(len(train.y), generator=keyed_generator(seed, "queries of the swap search"))
+    queries = train.at(drawn[:QUERIES])
+    probe = TabICLProbe(subject.deployment, subject.device)
+
+    def loss(rows: LabelledEmbeddings) -> float:
+        probe.fit(rows)
+        return score(probe, queries, np.unique(rows.y.numpy()))[1]["cross_entropy"]
+
+    return swap_search(train, ipc, seed, loss, EVALUATIONS)
+
+
+def free_rows(subject: Subject, ipc: int, seed: int) -> Coreset:
+    """Rows that the in-context objective optimises themselves, in place of images that the backbone makes rows of."""
+    train = subject.embedded("train")
+    objective = InContext()
+    device = torch.device(subject.device)
+    objective.prepare(train, subject.deployment, device)
+    begun, unit = starts(train, ipc, seed), train.z.std(0).mean()
+    real = train._replace(z=train.z.to(device), y=train.y.to(device))
+    move = torch.zeros_like(begun.z, device=device, requires_grad=True)
+    y = begun.y.to(device)
+    optimiser = torch.optim.Adam([move], LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    for step in range(STEPS):
+        rows = LabelledEmbeddings(begun.z.to(device) + unit.to(device) * move, y)
+        optimiser.zero_grad()
+        loss = objective(rows, real, int(train.y.max()) + 1, keyed_generator(seed, "free rows", step))
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return Coreset(LabelledEmbeddings(begun.z + unit * move.detach().cpu(), begun.y), None)
+
+
+Rival = Callable[[Subject, int, int], Coreset]
+
+RIVALS: dict[str, Rival] = {"neighbours": neighbours, "swap_tabicl": swap_tabicl, "free_rows": free_rows}
