@@ -46,6 +46,16 @@ def difference_cells(comparisons: Sequence[Comparison]) -> list[list[str]]:
     ]
 
 
+def against(rival: str, difference: Interval, told: bool) -> str:
+    """A difference from a rival as the rest of a sentence; ``told``: whether the two are told apart."""
+    if not told:
+        return f"not told apart from {rival} ({percent_interval(difference, sign='+')} points)"
+    if difference.estimate > 0:
+        return f"{percent_interval(difference)} points above {rival}"
+    below = Interval(-difference.estimate, -difference.high, -difference.low)
+    return f"{percent_interval(below)} points below {rival}"
+
+
 def print_tables(tables: Iterable[Table]) -> None:
     """Print tables to the terminal, as wide as their cells need."""
     console = Console(width=max(Console().width, 160), highlight=False)

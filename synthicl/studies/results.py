@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 
 from synthicl.core.errors import UserError
 from synthicl.core.files import write_whole
+from synthicl.core.words import words
 
 KEY = (
     "command", "context", "draw", "seed", "ipc", "n_context", "probe", "preprocessing", "statistics", "backbone",
@@ -81,7 +82,9 @@ class Row:
 
 def probe_title(probe: str, preprocessing: str) -> str:
     """How a probe is called in tables and figures: with its preprocessing in brackets, where it has one."""
-    return f"{probe} ({preprocessing})" if preprocessing else probe
+    name, _, checkpoint = probe.partition(" ")  # "tabicl mini_1"
+    title = f"{words(name)} {checkpoint}".strip()
+    return f"{title} ({words(preprocessing)})" if preprocessing else title
 
 
 @dataclass
@@ -127,6 +130,10 @@ class Results:
         """The rows of one study, and what belongs to them."""
         rows = {key: row for key, row in self.rows.items() if row.command == command}
         return Results(rows, self.predictions, self.labels, self.arrays)
+
+    def shown(self) -> str:
+        """The split whose scores are shown: val while one chooses, test once it is scored."""
+        return "test" if self.select(split="test") else "val"
 
     def correct(self, rows: Iterable[Row]) -> np.ndarray:
         """Which queries each row classifies correctly, (rows, q), bool."""

@@ -22,7 +22,9 @@ class Study(NamedTuple):
         title: of its section in the report.
         compute: (subject, results, settings of its own) -> rows in ``results``. Its parameters are the command's flags.
         tables: results -> tables.
-        figures: results -> figures by file name, each to stand on its own (axes, units, n, legend).
+        figures: results -> figures by file name, each to stand on its own (axes, units, n, legend). A figure's label
+            (``figure.set_label``) is its text for who cannot see it: what is to be seen.
+        finding: results -> one sentence, made from the numbers, that says what was found; empty where there is none.
     """
 
     name: str
@@ -30,3 +32,4 @@ class Study(NamedTuple):
     compute: Callable[..., None]
     tables: Callable[[Results], list[Table]] = lambda results: []
     figures: Callable[[Results], dict[str, Figure]] = lambda results: {}
+    finding: Callable[[Results], str] = lambda results: ""

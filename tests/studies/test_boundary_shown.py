@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from synthicl.studies.boundary.show import class_colors, figures, tables
+from synthicl.studies.boundary.show import class_colors, figures, finding, tables
 from synthicl.studies.results import Results, Row
 
 ROW = Row(
@@ -44,27 +44,26 @@ def make(classes=3, ipc=2, names=None, contexts=("all", "synthetic", "random"), 
 
 def test_agreement_on_queries_and_on_points():
     (table,) = tables(make())
-    assert [line[0] for line in table.body] == ["random", "synthetic", "all"]
-    assert table.header[3:7] == [
-        *("same class as synthetic, test", "same class as synthetic, map"),
-        *("same class as all, test", "same class as all, map"),
+    assert [line[0] for line in table.body] == ["random images", "synthetic", "all training images"]
+    assert table.header[3:] == [
+        *("same class as synthetic, test", "same class as all training images, test", "as on the map"),
+        *("same class as synthetic, map", "same class as all training images, map"),
     ]
     random, synthetic, everything = table.body
     assert random[3].startswith("97.5 [")  # synthetic and random differ on one query of 40, and on one point of 12
-    assert random[4] == "91.7"
-    assert synthetic[3:5] == everything[5:7] == ["", ""]
-    assert synthetic[6] == everything[4] == "91.7"
-    assert random[-1] == "25.0"
-    assert "40 test queries and of 4 x 3 points" in table.title
+    assert random[5:7] == ["25.0", "91.7"]
+    assert synthetic[3] == synthetic[6] == everything[4] == everything[7] == ""
+    assert synthetic[7] == everything[6] == "91.7"
+    assert "% of 40 test queries" in table.title and "% of 4 x 3 points" in table.title
 
 
 def test_maps_side_by_side_on_the_same_axes():
     figure = figures(make())["maps"]
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles[:3] == [
-        "random, 6 rows: 95.0 % right on test",
-        "synthetic, 6 rows: 97.5 % right on test",
-        "all, 6 rows: 100.0 % right on test",
+        "random images, 6 rows:\n95.0 % right on test",
+        "synthetic, 6 rows:\n97.5 % right on test",
+        "all training images, 6 rows:\n100.0 % right on test",
     ]
     drawn = [axes for axes in figure.axes if axes.images]
     assert len({(axes.get_xlim(), axes.get_ylim()) for axes in drawn}) == 1
@@ -88,12 +87,12 @@ def test_attention_by_class_and_block():
     results = make()
     figure = figures(results)["attention"]
     random, synthetic, blocks, _ = figure.axes
-    assert [axes.get_title("left") for axes in (random, synthetic)] == ["random, 6 rows", "synthetic, 6 rows"]
+    assert [axes.get_title("left") for axes in (random, synthetic)] == ["random images, 6 rows", "synthetic, 6 rows"]
     (row,) = results.select(context="random")
     weights = results.arrays[f"boundary/attention/{row.key}"]
     np.testing.assert_allclose(random.images[0].get_array(), 100 * weights.mean(0), rtol=1e-5)
     own = [np.mean([weights[block, c, 2 * c : 2 * c + 2].sum() for c in range(3)]) for block in range(2)]
-    line = next(line for line in blocks.lines if line.get_label() == "random")
+    line = next(line for line in blocks.lines if line.get_label() == "random images")
     np.testing.assert_allclose(line.get_ydata(), 100 * np.array(own), rtol=1e-5)
     figure.canvas.draw()
 
@@ -109,3 +108,11 @@ def test_any_number_of_classes_and_long_names(classes):
 
 def test_without_attention_there_are_maps_alone():
     assert list(figures(make(attended=()))) == ["maps"]
+
+
+def test_the_finding_is_about_test_and_names_the_strongest_rival():
+    said = finding(make())
+    assert said.startswith("TabICL with the 6 synthetic rows gives 97.5 [")
+    assert "% of the test images the class that it gives with all 6 training rows: " in said
+    assert "not told apart from random images (+2.5 [" in said
+    assert finding(make(contexts=("random", "synthetic"))) == ""

@@ -10,6 +10,7 @@ from synthicl.studies.compare.show import (
     calibration_table,
     comparison_table,
     figures,
+    finding,
     seconds_table,
     tables,
 )
@@ -46,14 +47,14 @@ def results():
 def test_accuracy_table(results):
     title, header, body = accuracy_table(results, "test")
     assert title == "Accuracy on test in %, 200 queries, 95 % intervals"
-    assert header == ["context", "rows", "tabicl (rotated16)", "linear"]
+    assert header == ["context", "rows", "TabICL (16 rotated columns)", "logistic regression"]
     assert [row[0] for row in body] == [
-        "random (3 draws)",
-        "centroid",
+        "random images (3 draws)",
+        "nearest to class mean",
         "herding",
         "synthetic",
         "synthetic (best on val)",
-        "all",
+        "all training images",
     ]
     assert body[5][1] == "898"
     low, high = (100 * bound for bound in wilson(196, 200)[1:])
@@ -70,12 +71,13 @@ def test_draws_stand_with_their_mean_interval_and_spread(results):
 
 def test_comparisons_are_paired_signed_and_corrected(results):
     title, header, body = comparison_table(results, "test")
-    assert title == "Points on test with TabICL (rotated16), paired on the queries"
+    assert title == "Points on test with TabICL (16 rotated columns), paired on the queries"
     assert header == ["difference", "points [95 % interval]", "p (Holm)"]
     rows = {row[0]: row[1:] for row in body}
-    assert list(rows) == [f"synthetic - {name}" for name in ("random", "centroid", "herding", "all")]
-    assert rows["synthetic - centroid"] == ["+0.0 [-1.7, +1.7]", "1.000"]
-    assert rows["synthetic - all"][0].startswith("-4.0 [-")
+    others = ("random images", "nearest to class mean", "herding", "all training images")
+    assert list(rows) == [f"synthetic - {name}" for name in others]
+    assert rows["synthetic - nearest to class mean"] == ["+0.0 [-1.7, +1.7]", "1.000"]
+    assert rows["synthetic - all training images"][0].startswith("-4.0 [-")
     synthetic = (right(188) == LABELS)[None]
     others = [[120, 140, 160], [188], [180], [196]]
     p_values = holm(
@@ -98,7 +100,7 @@ def test_rows_of_another_preprocessing_are_not_mixed_in(results):
 def test_another_number_of_images_per_class_stands_in_a_line_of_its_own(results):
     before = comparison_table(results, "test")
     results.add(replace(ROW, context="centroid", ipc=5, n_context=50), right(150))
-    lines = [row[:3] for row in accuracy_table(results, "test").body if row[0] == "centroid"]
+    lines = [row[:3] for row in accuracy_table(results, "test").body if row[0].startswith("nearest")]
     assert [line[1] for line in lines] == ["10", "50"]
     assert [line[2][:4] for line in lines] == ["94.0", "75.0"]
     assert comparison_table(results, "test") == before  # of equal size alone
@@ -120,10 +122,10 @@ def test_the_best_random_draw_on_val_stands_beside_the_best_on_val(results):
         results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
     body = accuracy_table(results, "test")[2]
     names = [row[0] for row in body]
-    position = names.index("random (best draw on val)")
+    position = names.index("random images (best draw on val)")
     assert names[position - 1] == "synthetic (best on val)"
     assert body[position][2].startswith("70.0 [")
-    assert "random (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
+    assert "random images (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
 
 
 def test_draws_of_other_sizes_have_no_part_in_the_choice(results):
@@ -131,7 +133,7 @@ def test_draws_of_other_sizes_have_no_part_in_the_choice(results):
         results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
         other = replace(ROW, draw=draw, split="val", accuracy=1.0 if draw == 0 else 0.0, ipc=5)
         results.add(other, right(200 if draw == 0 else 0))
-    (chosen,) = [row for row in accuracy_table(results, "test")[2] if row[0] == "random (best draw on val)"]
+    (chosen,) = [row for row in accuracy_table(results, "test")[2] if row[0] == "random images (best draw on val)"]
     assert chosen[2].startswith("70.0 [")
 
 
@@ -139,8 +141,8 @@ def test_seconds_are_medians_over_draws(results):
     for draw, seconds in enumerate((1.0, 3.0, 8.0)):
         results.add(replace(ROW, draw=draw, fit_seconds=seconds, predict_seconds=2 * seconds), right(100))
     table = seconds_table(results, "test")
-    assert table.title == "Seconds to fit + to predict 200 queries"
-    assert table.body[0] == ["random (3 draws)", "10", "3.00 + 6.00", "0.10 + 0.20"]
+    assert table.title == "Seconds to fit + to predict 200 queries, under whatever else ran"
+    assert table.body[0] == ["random images (3 draws)", "10", "3.00 + 6.00", "0.10 + 0.20"]
 
 
 def test_a_dataset_alone_has_no_differences_to_name(results):
@@ -159,14 +161,14 @@ def test_the_strip_plot_shows_every_context_and_draw(results):
     (axes,) = figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == [
-        "all, 898 rows",
+        "all training images, 898 rows",
         "synthetic (best on val), 10 rows",
         "synthetic, 10 rows",
         "herding, 10 rows",
-        "centroid, 10 rows",
-        "random (3 draws), 10 rows",
+        "nearest to class mean, 10 rows",
+        "random images (3 draws), 10 rows",
     ]
-    assert "200 queries, tabicl (rotated16)" in axes.get_xlabel()
+    assert "200 queries, TabICL (16 rotated columns)" in axes.get_xlabel()
     points = sorted(x for collection in axes.collections for x, y in collection.get_offsets() if round(y) == 5)
     assert points == pytest.approx([60, 70, 80])
 
@@ -177,7 +179,7 @@ def test_contexts_of_the_same_rows_are_one_line_and_one_comparison(results):
         same = "other" if name == "facility_location" else "same"
         results.add(replace(ROW, context=name, accuracy=0.94, fingerprint=same), right(188))
     names = [line[0] for line in accuracy_table(results, "test").body]
-    assert names[1:3] == ["centroid = herding = k_center", "facility_location"]
+    assert names[1:3] == ["nearest to class mean = herding = k-center", "facility location"]
     differences = comparison_table(results, "test").body
     assert [line[0] for line in differences][1:3] == [f"synthetic - {name}" for name in names[1:3]]
     assert len(differences) == 4  # random, both, all
@@ -188,13 +190,58 @@ def test_calibration_of_rows_that_have_it(results):
     for row in results.select(split="test", probe="tabicl"):
         results.rows[row.key] = replace(row, measures={"brier": 0.5, "ece": 0.125})
         results.arrays[f"compare/confidence/{row.key}"] = np.full(200, 0.8, np.float32)
-    table = next(table for table in tables(results) if table.title.startswith("Calibration of tabicl (rotated16)"))
+    table = next(
+        table for table in tables(results) if table.title.startswith("Calibration of TabICL (16 rotated columns)")
+    )
     assert len({len(line) for line in [table.header, *table.body]}) == 1
-    assert table.body[0][:1] + table.body[0][2:] == ["random (3 draws)", "70.0", "80.0", "0.500", "0.500", "12.5"]
-    (axes,) = figures(results)["reliability"].axes
-    words = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert words[1:] == [
-        "random (3 draws), 10 rows: calibration error 10.0 %",
-        "synthetic, 10 rows: calibration error 14.0 %",
-        "all, 898 rows: calibration error 18.0 %",
+    assert table.body[0][:1] + table.body[0][2:] == [
+        "random images (3 draws)",
+        "70.0",
+        "80.0",
+        "0.500",
+        "0.500",
+        "12.5",
     ]
+    (axes,) = figures(results)["reliability"].axes
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend[1:] == [
+        "random images (3 draws), 10 rows: calibration error 10.0 %",
+        "synthetic, 10 rows: calibration error 14.0 %",
+        "all training images, 898 rows: calibration error 18.0 %",
+    ]
+
+
+def test_the_finding_names_the_strongest_rival_and_what_is_not_told_apart(results):
+    assert finding(results) == (
+        "On test TabICL with the 10 synthetic images is right on 94.0 [89.8, 96.5] %: not told apart from nearest "
+        "to class mean (+0.0 [-1.7, +1.7] points), the best of 3 other contexts of that size; "
+        "4.0 [1.4, 7.7] points below all training images."
+    )
+
+
+def test_the_finding_names_the_probe_that_val_finds_best_on_all(results):
+    for split, correct in (("val", 199), ("test", 197)):
+        row = replace(ROW, context="all", probe="ridge", preprocessing="", split=split, accuracy=correct / 200)
+        results.add(row, right(correct))
+    assert finding(results).endswith("all training images, on which ridge, the best there on val, reaches 98.5.")
+
+
+def test_before_test_is_scored_everything_is_of_val(results):
+    for row in results.select(split="test"):
+        del results.rows[row.key]
+        results.add(replace(row, split="val"), results.predictions[row.key])
+    assert [table.title.split(" in ")[0].split(" with ")[0] for table in tables(results)][:2] == [
+        "Accuracy on val",
+        "Points on val",
+    ]
+    assert finding(results).startswith("On val ")
+    (figure,) = figures(results).values()
+    assert "accuracy on val" in figure.axes[0].get_xlabel()
+
+
+def test_figures_say_what_is_to_be_seen(results):
+    (figure,) = figures(results).values()
+    assert figure.get_label() == (
+        "A line for each of 6 contexts with TabICL's accuracy on test; furthest to the right: all training images, at "
+        "98.0 %."
+    )

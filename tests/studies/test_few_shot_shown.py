@@ -6,7 +6,7 @@ import pytest
 
 from synthicl.report.page import render
 from synthicl.studies.few_shot.episodes import estimate_spread, t_interval
-from synthicl.studies.few_shot.show import evaluated, figures, histogram, tables
+from synthicl.studies.few_shot.show import evaluated, figures, finding, histogram, tables
 from synthicl.studies.results import Results, Row
 
 PLAN = {
@@ -45,7 +45,7 @@ def test_accuracies_and_paired_differences():
     table = tables(results)[0]
     assert table.title.startswith("5-way 1-shot accuracy in %, 40 episodes of 20 queries on test")
     names = [row[0] for row in table.body]
-    assert names == ["tabicl (rotated16)", "linear", "tabicl - linear, points"]
+    assert names == ["TabICL (16 rotated columns)", "logistic regression", "TabICL - logistic regression, points"]
     assert [row[1] for row in table.body] == [
         text(t_interval(first)),
         text(t_interval(second)),
@@ -56,7 +56,7 @@ def test_accuracies_and_paired_differences():
 def test_plan_says_what_was_chosen_why_and_what_came_of_it():
     results, first, _ = make()
     table = tables(results)[1]
-    assert table.title == "Plan for 5-way 1-shot with tabicl, M = 200 queries to draw from"
+    assert table.title == "Plan for 5-way 1-shot with TabICL, M = 200 queries to draw from"
     rows = {row[0]: row[1:] for row in table.body}
     spread = estimate_spread(results.correct(results.select(context="episode", probe="tabicl")), 200)
     assert rows["S^2, variance within an episode"][:2] == ["0.1600", f"{spread.within:.4f}"]
@@ -122,8 +122,8 @@ def test_histogram_says_what_it_shows():
     assert axes.get_xlabel() == "accuracy of an episode on test in %, 20 queries each"
     assert axes.get_ylabel() == "episodes out of 40"
     names = [label.get_text() for label in axes.get_legend().get_texts()]
-    assert names[0] == f"tabicl (rotated16): {text(t_interval(first))}"
-    assert names[1].startswith("linear: ")
+    assert names[0] == f"TabICL (16 rotated columns): {text(t_interval(first))}"
+    assert names[1].startswith("logistic regression: ")
     assert render(figure, "png").startswith(b"\x89PNG")
 
 
@@ -142,3 +142,12 @@ def test_a_pilot_alone_shows_nothing():
         del results.rows[row.key]
     assert tables(results) == []
     assert figures(results) == {}
+    assert finding(results) == ""
+
+
+def test_the_finding_compares_with_the_strongest_other_probe():
+    results, first, second = make()
+    said = finding(results)
+    assert said.startswith(f"On test, in 5-way 1-shot episodes TabICL is right on {text(t_interval(first))} %: ")
+    low, high = t_interval(first - second)[1:]
+    assert ("not told apart from logistic regression" in said) == (low <= 0 <= high)

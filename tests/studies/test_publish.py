@@ -68,7 +68,7 @@ def test_the_report_in_markdown_has_the_same_tables_and_commands(published):
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "**Accuracy on test in %, 20 queries, 95 % intervals**" in text
     assert f"synthicl compare '{NASTY}'" in text
-    assert "![compare-contexts](figures/compare-contexts.png)" in text
+    assert re.search(r"!\[A line for each of .*\]\(figures/compare-contexts\.png\)", text)
 
 
 def test_a_study_may_have_neither_tables_nor_figures(tmp_path):
@@ -86,3 +86,18 @@ def test_rows_of_a_study_that_is_not_installed_are_passed_over(tmp_path):
         results.add(row, np.arange(20) % 2)
     publish(Subject(tmp_path, {}), results, COMPARE)
     assert (tmp_path / "report.md").read_text(encoding="utf-8").count("## ") == 1
+
+
+def test_a_finding_stands_first_everywhere_and_test_is_named_as_scored(tmp_path, capsys):
+    study = Study("counting", "How many", lambda subject, results: None, finding=lambda results: "Two <of> them.")
+    publish(Subject(tmp_path, {}), found("counting"), study)
+    out = capsys.readouterr().out
+    assert out.startswith("Two <of> them.\n") and "\ntest is scored: choose nothing by it.\n" in out
+    assert '<h2>How many</h2>\n<p class="finding">Two &lt;of&gt; them.</p>' in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "report.md").read_text().startswith("## How many\n\nTwo <of> them.\n")
+
+
+def test_figures_scroll_before_their_letters_are_too_small(published):
+    _, page, _ = published
+    assert 'alt="A line for each of' in page
+    assert re.search(r'style="min-width: 576px"', page)  # 8 inches

@@ -233,9 +233,18 @@ def test_noise_is_within_the_exponents_error():
         [0.30, 0.31, 0.29, 0.30, 0.31, 0.30],
         [0.9, 0.8, 0.6, 0.4, 0.3, 0.2],
         [0.1, 0.2, 0.4],
+        [0.20, 0.20, 0.21, 0.20, 0.21, 0.40],
     ],
-    ids=["constant", "noise", "falling", "three sizes"],
+    ids=["constant", "noise", "falling", "three sizes", "one size decides"],
 )
 def test_where_there_is_no_power_law(seconds):
     n = np.geomspace(10, 1000, len(seconds))
     assert fit_power_law(n, np.array(seconds)) is None
+
+
+def test_shares_take_turns():
+    """Draw by draw: seconds of all shares are measured under the same load."""
+    train = clusters(60)
+    names = [[(c.name, c.draw) for c in module.real_contexts(train, share, ["shuffled"], 1)] for share in (0.5, 1)]
+    assert names == [[("shuffled", 1)], []]
+    assert [c.name for c in module.real_contexts(train, 1, ["shuffled"], 0)] == ["all"]

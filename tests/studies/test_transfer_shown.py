@@ -5,7 +5,7 @@ import pytest
 
 from synthicl.core.statistics import holm, paired_difference, wilson
 from synthicl.studies.results import Results, Row
-from synthicl.studies.transfer.show import difference_table, figures, matrix, tables
+from synthicl.studies.transfer.show import difference_table, figures, finding, matrix, tables
 
 QUERIES = 100
 ROW = Row(
@@ -42,15 +42,15 @@ def test_the_matrix_has_sources_against_observers(results):
     table = matrix(results, "tabicl")
     assert table.header == ["context", "rows", "mini", "mini_conv"]
     assert [line[0] for line in table.body] == [
-        "synthetic (distilled with mini)",
-        "class_mean",
-        "centroid",
-        "random (2 draws)",
+        "synthetic images (distilled with mini)",
+        "class means (no images)",
+        "nearest to class mean",
+        "random images (2 draws)",
     ]
     estimate, low, high = (100 * value for value in wilson(60, QUERIES))
     assert table.body[0][3] == f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
     assert table.body[3][2].startswith("50.0 [")
-    assert "tabicl (rotated8), 100 test queries" in table.title
+    assert "TabICL (8 rotated columns), 100 test queries" in table.title
     assert matrix(results, "linear").body[0][2].startswith("90.0")
 
 
@@ -65,7 +65,7 @@ def test_an_evaluation_that_was_interrupted_is_shown_as_far_as_it_went(results, 
 def test_a_probe_that_has_seen_one_context_only(results):
     linear = results.select(probe="linear")
     results.drop([row for row in linear if row.context != "class_mean"])
-    assert [line[0] for line in matrix(results, "linear").body] == ["class_mean"]
+    assert [line[0] for line in matrix(results, "linear").body] == ["class means (no images)"]
     assert figures(results)
 
 
@@ -82,7 +82,7 @@ def test_differences_are_paired_and_corrected(results):
     assert [line[:2] for line in table.body] == [
         [f"synthetic (mini) - {name}", target]
         for target in ("mini", "mini_conv")
-        for name in ("class_mean", "centroid", "random")
+        for name in ("class means (no images)", "nearest to class mean", "random images")
     ]
     assert table.body[0][2].startswith("+5.0 [")
     assert table.body[3][2].startswith("-31.0 [")
@@ -100,15 +100,18 @@ def test_differences_are_paired_and_corrected(results):
 def test_a_dataset_alone_has_no_differences_to_name(results):
     for row in results.select(context="synthetic (mini)"):
         del results.rows[row.key]
-    assert [table.title.split(",")[1].strip() for table in tables(results)] == ["tabicl (rotated8)", "linear"]
+    assert [table.title.split(",")[1].strip() for table in tables(results)] == [
+        "TabICL (8 rotated columns)",
+        "logistic regression",
+    ]
 
 
 def test_the_figure_has_a_panel_for_each_who_sees(results):
     (figure,) = figures(results).values()
     assert [axes.get_title("left") for axes in figure.axes] == ["seen by mini", "seen by mini_conv"]
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert names[-1] == "synthetic (distilled with mini), 10 rows"
-    assert names[0] == "random (2 draws), 10 rows"
+    assert names[-1] == "synthetic images (distilled with mini), 10 rows"
+    assert names[0] == "random images (2 draws), 10 rows"
     points = {
         (line.get_xdata()[0], line.get_markerfacecolor() != "white")
         for line in figure.axes[1].lines
@@ -120,3 +123,13 @@ def test_the_figure_has_a_panel_for_each_who_sees(results):
     ]
     assert sorted(line.get_xdata()[0] for line in filled) == [90.0, 95.0]
     figure.canvas.draw()
+
+
+def test_the_finding_is_about_backbones_that_the_images_were_not_made_with(results):
+    assert finding(results).startswith(
+        "With TabICL, seen by mini_conv, synthetic images (distilled with mini) give 60.0 ["
+    )
+    assert " points below class means (no images) and not told apart from random images (" in finding(results)
+    for row in results.select(backbone="mini_conv"):
+        del results.rows[row.key]
+    assert finding(results) == ""

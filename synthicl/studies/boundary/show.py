@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from synthicl.core.statistics import mean_accuracy
+from synthicl.core.statistics import holm, mean_accuracy, paired_difference
+from synthicl.core.words import words
 from synthicl.report.style import COLORS, new_figure
-from synthicl.report.table import Table, percent, percent_interval
+from synthicl.report.table import Table, against, percent, percent_interval
 from synthicl.studies.contexts import rank
-from synthicl.studies.results import Results, Row
+from synthicl.studies.results import Results, Row, probe_title
 
 COMPARED_WITH = ("synthetic", "all")
 MAX_MARKS = 100  # context rows that are marked on a map
@@ -43,32 +44,57 @@ def array(results: Results, name: str, row: Row) -> np.ndarray:
     return results.arrays[f"boundary/{name}/{row.key}"]
 
 
+def same_class(results: Results, row: Row, other: Row) -> np.ndarray:
+    """Which test queries two contexts give the same class, (1, q), bool."""
+    same: np.ndarray = (results.predictions[row.key] == results.predictions[other.key])[None]
+    return same
+
+
 def agreement_table(results: Results) -> Table:
-    """How often contexts give the same class, on test queries and on points of the map."""
+    """How often contexts give the same class: on test queries first, on points of the map last."""
     rows = mapped(results)
     others = [row for row in rows if row.context in COMPARED_WITH]
-    header = ["context", "rows", "accuracy"]
-    header += [f"same class as {other.context}, {where}" for other in others for where in ("test", "map")]
+    header = ["context", "rows", "accuracy", *(f"same class as {words(other.context)}, test" for other in others)]
+    header += ["as on the map", *(f"same class as {words(other.context)}, map" for other in others)]
     body = []
     for row in rows:
-        cells = []
-        for other in others:
-            if other is row:
-                cells += ["", ""]
-                continue
-            on_test = results.predictions[row.key] == results.predictions[other.key]
-            on_map = array(results, "class", row) == array(results, "class", other)
-            cells += [percent_interval(mean_accuracy(on_test[None])), percent(on_map.mean())]
+        on_test = [
+            "" if other is row else percent_interval(mean_accuracy(same_class(results, row, other))) for other in others
+        ]
+        on_map = [
+            "" if other is row else percent((array(results, "class", row) == array(results, "class", other)).mean())
+            for other in others
+        ]
         accuracy = percent_interval(mean_accuracy(results.correct([row])))
         here = percent(row.measures["same_at_projection"])
-        body.append([row.context, str(row.n_context), accuracy, *cells, here])
+        body.append([words(row.context), str(row.n_context), accuracy, *on_test, here, *on_map])
     points = array(results, "class", rows[0]).shape
     title = (
-        f"% of {rows[0].n_query} test queries and of {points[1]} x {points[0]} points of the map, with TabICL "
-        f"({rows[0].preprocessing}), 95 % intervals; last: test queries given the class that the map has at their "
-        "projection"
+        f"% of {rows[0].n_query} test queries, with {probe_title(rows[0].probe, rows[0].preprocessing)}, 95 % "
+        "intervals. As on the map: queries given the class that the map has at their projection. Map: % of "
+        f"{points[1]} x {points[0]} points of a slice, on which no image lies"
     )
-    return Table(title, [*header, "as on the map"], body)
+    return Table(title, header, body)
+
+
+def finding(results: Results) -> str:
+    """How often the synthetic rows decide on test as all training rows do, beside the strongest rival."""
+    rows = {row.context: row for row in mapped(results)}
+    if not {"synthetic", "all"} <= set(rows):
+        return ""
+    same = {name: same_class(results, row, rows["all"]) for name, row in rows.items() if name != "all"}
+    own = same.pop("synthetic")
+    text = (
+        f"TabICL with the {rows['synthetic'].n_context} synthetic rows gives "
+        f"{percent_interval(mean_accuracy(own))} % of the test images the class that it gives with all "
+        f"{rows['all'].n_context} training rows"
+    )
+    if same:
+        found = {name: paired_difference(own, other) for name, other in same.items()}
+        p_values = dict(zip(found, holm([each.p_value for each in found.values()]), strict=True))
+        rival = min(found, key=lambda name: found[name].difference.estimate)
+        text += f": {against(words(rival), found[rival].difference, p_values[rival] < 0.05)}"
+    return f"{text}."
 
 
 def class_colors(number: int) -> np.ndarray:
@@ -101,7 +127,7 @@ def draw_map(axes: Axes, results: Results, row: Row, colors: np.ndarray) -> None
             axes.annotate(text, point, fontsize=7.5, ha="center", va="center", bbox=box, annotation_clip=True)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     accuracy = percent(results.correct([row]).mean())
-    axes.set_title(f"{row.context}, {row.n_context} rows: {accuracy} % right on test", fontsize=9, loc="left")
+    axes.set_title(f"{words(row.context)}, {row.n_context} rows:\n{accuracy} % right on test", fontsize=9, loc="left")
     axes.tick_params(labelsize=8)
 
 
@@ -137,12 +163,18 @@ def maps(results: Results) -> Figure:
     figure.supxlabel(f"1st principal component of the training embeddings ({share[0]:.0f} % of variance)", fontsize=9)
     figure.supylabel(f"2nd principal component ({share[1]:.0f} % of variance)", fontsize=9)
     here = percent(float(np.mean([row.measures["same_at_projection"] for row in rows])))
+    tabicl = probe_title(rows[0].probe, rows[0].preprocessing)
     text = (
-        f"TabICL ({rows[0].preprocessing}) on a slice through the mean of the training embeddings. A slice is not a "
-        f"projection: dots (of {rows[0].n_query} test embeddings) and circles lie off it, and {here} % of the test "
+        f"{tabicl} on a slice through the mean of the training embeddings. A slice is not a projection: dots (of "
+        f"{rows[0].n_query} test embeddings) and circles lie off it, and {here} % of the test "
         "queries (mean of the maps) are given the class that the map has where their dot is."
     )
-    figure.suptitle("\n".join(textwrap.wrap(text, 140)), fontsize=9.5)
+    figure.suptitle("\n".join(textwrap.wrap(text, 125)), fontsize=9.5)
+    right = ", ".join(f"{words(row.context)} {percent(results.correct([row]).mean())} %" for row in rows)
+    figure.set_label(
+        f"{len(rows)} maps of the class that TabICL gives to points of a plane, each with another context. Right on "
+        f"test: {right}."
+    )
     return figure
 
 
@@ -168,15 +200,17 @@ def attention(results: Results) -> Figure:
             for (c, i), value in np.ndenumerate(100 * weight.mean(0)[:, order]):
                 color = "white" if value > 0.6 * most else "black"
                 axes.text(i, c, f"{value:.0f}", ha="center", va="center", fontsize=7.5, color=color)
-        axes.set_title(f"{row.context}, {row.n_context} rows", fontsize=10, loc="left")
+        axes.set_title(f"{words(row.context)}, {row.n_context} rows", fontsize=10, loc="left")
         axes.set_xlabel("context rows, by class")
         axes.set_ylabel("test queries, by class")
     figure.colorbar(image, ax=panels, label="mean attention, %", shrink=0.9, pad=0.02)
+    shares = []
     for row, weight in zip(rows, weights, strict=True):
         labels = array(results, "labels", row)
         own = [(block * (labels[None] == np.arange(len(names))[:, None])).sum(1).mean() for block in weight]
         color = COLORS["synthetic" if row.context == "synthetic" else "real"]
-        last.plot(range(1, len(own) + 1), 100 * np.array(own), "o-", color=color, label=row.context)
+        last.plot(range(1, len(own) + 1), 100 * np.array(own), "o-", color=color, label=words(row.context))
+        shares.append(f"{words(row.context)} {100 * np.mean(own):.0f} %")
     last.axhline(100 / len(names), color="0.5", lw=1, ls="--", label="spread evenly")
     last.set(xlabel="block of the in-context stage", ylabel="mean attention, %", ylim=(0, None))
     last.set_xticks(range(1, len(weights[0]) + 1))
@@ -184,11 +218,16 @@ def attention(results: Results) -> Figure:
     last.spines[["top", "right"]].set_visible(False)
     last.grid(alpha=0.3)
     last.legend(frameon=False, fontsize=9)
+    tabicl = probe_title(rows[0].probe, rows[0].preprocessing)
     text = (
-        f"Where TabICL ({rows[0].preprocessing}) looks: attention of {rows[0].n_query} test queries to context rows in "
-        f"its in-context stage, mean over heads and {rows[0].run['n_estimators']} members; heat maps: mean over blocks"
+        f"Where {tabicl} looks: attention of {rows[0].n_query} test queries to context rows in its in-context stage, "
+        f"mean over heads and {rows[0].run['n_estimators']} members; heat maps: mean over blocks"
     )
     figure.suptitle("\n".join(textwrap.wrap(text, 45 * (len(rows) + 1), break_on_hyphens=False)), fontsize=10)
+    figure.set_label(
+        "Heat maps of the attention that test queries of each class pay to context rows, and a line by block. To rows "
+        f"of the own class, mean over blocks: {', '.join(shares)}; spread evenly: {100 / len(names):.0f} %."
+    )
     return figure
 
 

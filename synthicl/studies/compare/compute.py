@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from synthicl.core.assets import obtain
-from synthicl.core.errors import check_at_least, check_between
+from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.files import file_fingerprint
 from synthicl.core.settings import MOST_DRAWS
 from synthicl.probes import PROBES, probe_factory
@@ -31,6 +31,7 @@ def compare(
     random_draws: int | None = None,
     ipc: int | None = None,
     reference_seeds: int = 5,
+    splits: Sequence[str] = QUERY_SPLITS,
 ) -> None:
     """Score context sets beside real contexts of equal size and all data, with several probes, on val and test.
 
@@ -45,7 +46,13 @@ def compare(
         random_draws: how many contexts are drawn at random; None for as many as the run's table had.
         ipc: images per class of real contexts; None for the context set's own.
         reference_seeds: fits of linear_reference on each context, of which the paper has five.
+        splits: whose images are asked: val alone while you choose.
+
+    Raises:
+        UserError: an unknown split.
     """
+    if unknown := set(splits) - set(QUERY_SPLITS):
+        raise UserError(f"--splits={','.join(sorted(unknown))}: unknown. Choose among: {', '.join(QUERY_SPLITS)}.")
     check_between(1, MOST_DRAWS, "--", random_draws=random_draws, reference_seeds=reference_seeds)
     check_at_least(1, "--", ipc=ipc)
     ipc = ipc or subject.ipc
@@ -54,7 +61,7 @@ def compare(
     # What does not depend on the number of images per class is filed under the context set's own.
     fixed = [context for context in chosen if context.name in WHATEVER_IPC] + list(synthetic_contexts(subject))
     varied = [context for context in chosen if context.name not in WHATEVER_IPC]
-    queries = {split: subject.embedded(split) for split in QUERY_SPLITS}
+    queries = {split: subject.embedded(split) for split in splits}
     made = make_probes(subject, probes, preprocessings, checkpoints)
     for per_class, group in ((ipc, varied), (subject.ipc, fixed)):
         jobs = [job for probe in made for context in group for job in jobs_of(subject, probe, context, reference_seeds)]

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from synthicl.core.statistics import mean_accuracy, paired_difference
+from synthicl.core.statistics import Comparison, holm, mean_accuracy, paired_difference
+from synthicl.core.words import words
 from synthicl.probes.calibration import BINS, Reliability, reliability
 from synthicl.report.style import COLORS, new_figure
-from synthicl.report.table import Table, difference_cells, percent, percent_interval
+from synthicl.report.table import Table, against, difference_cells, percent, percent_interval
 from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
 
@@ -36,8 +37,8 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """All its names: ``centroid = herding = k_center``."""
-        return " = ".join((self.context, *self.twins))
+        """All its names in words: ``nearest to class mean = herding = k-center``."""
+        return " = ".join(map(words, (self.context, *self.twins)))
 
 
 def groups(results: Results, split: str) -> dict[Group, list[Row]]:
@@ -84,12 +85,13 @@ def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
 
 def label(key: Group, rows: list[Row]) -> str:
     """How a context is called in a table."""
+    name = key.name
     if key.checkpoint == "best_on_val":
-        return f"{key.name} (best on val)"
+        return f"{name} (best on val)"
     if (seeds := len({row.seed for row in rows})) > 1:
-        return f"{key.name} ({seeds} seeds)"
+        return f"{name} ({seeds} seeds)"
     draws = len({row.draw for row in rows})
-    return f"{key.name} ({draws} draws)" if key.context == "random" and draws > 1 else key.name
+    return f"{name} ({draws} draws)" if key.context == "random" and draws > 1 else name
 
 
 def accuracy_table(results: Results, split: str) -> Table:
@@ -114,7 +116,7 @@ def accuracy_table(results: Results, split: str) -> Table:
         draw = best_random_draw(results, columns[0], key.ipc) if key.checkpoint == "best_on_val" else None
         if draw is not None:
             chosen = results.select(split=split, context="random", draw=draw, ipc=key.ipc)
-            body.append(["random (best draw on val)", str(rows[0].n_context), *cells(chosen)])
+            body.append([f"{words('random')} (best draw on val)", str(rows[0].n_context), *cells(chosen)])
     return Table(title, header, body)
 
 
@@ -124,9 +126,11 @@ def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int
     return max(draws, key=lambda row: row.accuracy).draw if draws else None
 
 
-def comparison_table(results: Results, split: str) -> Table:
+def differences(results: Results, split: str) -> dict[Group, Comparison]:
     """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
     synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
+    if not synthetic:
+        return {}
     preprocessing, ipc = synthetic[0].preprocessing, synthetic[0].ipc  # the context set's own is scored first
     rows = {
         key: [row for row in group if (row.probe, row.preprocessing) == ("tabicl", preprocessing)]
@@ -135,11 +139,50 @@ def comparison_table(results: Results, split: str) -> Table:
     # What does not depend on the number of images per class is filed under the context set's own.
     names = [key for key in rows if key.context != "synthetic" and key.ipc == ipc and rows[key]]
     correct = results.correct(rows[Group("synthetic", "last", ipc)])
-    comparisons = [paired_difference(correct, results.correct(rows[key])) for key in names]
-    cells = difference_cells(comparisons)
-    body = [[f"synthetic - {key.name}", *points] for key, points in zip(names, cells, strict=True)]
-    title = f"Points on {split} with TabICL ({preprocessing}), paired on the queries"
+    return {key: paired_difference(correct, results.correct(rows[key])) for key in names}
+
+
+def comparison_table(results: Results, split: str) -> Table:
+    """The differences, in points."""
+    found = differences(results, split)
+    cells = difference_cells(list(found.values()))
+    body = [[f"synthetic - {key.name}", *points] for key, points in zip(found, cells, strict=True)]
+    tabicl = probe_title(*probes(results, split)[0])
+    title = f"Points on {split} with {tabicl}, paired on the queries"
     return Table(title, ["difference", "points [95 % interval]", "p (Holm)"], body)
+
+
+def finding(results: Results) -> str:
+    """How good the synthetic context is beside its strongest rivals: of its size, and with all images."""
+    split = results.shown()
+    synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
+    found = differences(results, split)
+    if not found:
+        return ""
+    p_values = holm([comparison.p_value for comparison in found.values()])
+    told = dict(zip(found, (p < 0.05 for p in p_values), strict=True))
+    accuracy = percent_interval(mean_accuracy(results.correct(synthetic[:1])))
+    text = f"On {split} TabICL with the {synthetic[0].n_context} synthetic images is right on {accuracy} %"
+    real = [key for key in found if key.context != "all"]
+    if real:
+        rival = min(real, key=lambda key: found[key].difference.estimate)
+        of = f", the best of {len(real)} other contexts of that size" if len(real) > 1 else ""
+        text += f": {against(words(rival.context), found[rival].difference, told[rival])}{of}"
+    for key in found:
+        if key.context == "all":
+            text += f"; {against(words('all'), found[key].difference, told[key])}{best_on_all(results, split)}"
+    return f"{text}."
+
+
+def best_on_all(results: Results, split: str) -> str:
+    """The probe that val finds best on all training images, as the rest of a sentence; empty if that is TabICL."""
+    columns = probes(results, split)
+    rows = {pair: results.select(context="all", probe=pair[0], preprocessing=pair[1]) for pair in columns}
+    scored = {pair: {row.split: row.accuracy for row in found} for pair, found in rows.items() if found}
+    best = max(scored, key=lambda pair: scored[pair].get("val", 0.0))
+    if best == columns[0] or split not in scored[best]:
+        return ""
+    return f", on which {probe_title(*best)}, the best there on val, reaches {percent(scored[best][split])}"
 
 
 def seconds_table(results: Results, split: str) -> Table:
@@ -155,7 +198,7 @@ def seconds_table(results: Results, split: str) -> Table:
         body.append([label(key, rows), str(rows[0].n_context), *cells])
     queries = results.select(split=split)[0].n_query
     header = ["context", "rows", *(probe_title(*column) for column in columns)]
-    return Table(f"Seconds to fit + to predict {queries} queries", header, body)
+    return Table(f"Seconds to fit + to predict {queries} queries, under whatever else ran", header, body)
 
 
 def of_column(results: Results, split: str) -> dict[Group, list[Row]]:
@@ -243,31 +286,39 @@ def strip_plot(results: Results, split: str) -> Figure:
     names = [f"{label(key, group)}, {group[0].n_context} rows" for key, group in rows.items()]
     axes.set_yticklabels(reversed(names))
     queries = results.select(split=split)[0].n_query
-    axes.set_xlabel(f"accuracy on {split} in %, {queries} queries, {column[0]} ({column[1]})")
+    axes.set_xlabel(f"accuracy on {split} in %, {queries} queries, {probe_title(*column)}")
     axes.set_title(
         "Points: single draws or seeds, bar: their mean. Line: 95 % interval (Wilson)", fontsize=9, loc="left"
     )
     axes.grid(axis="x", alpha=0.3)
+    best = max(rows, key=lambda key: float(results.correct(rows[key]).mean()))
+    figure.set_label(
+        f"A line for each of {len(rows)} contexts with TabICL's accuracy on {split}; furthest to the right: "
+        f"{label(best, rows[best])}, at {percent(results.correct(rows[best]).mean())} %."
+    )
     return figure
 
 
 def score_tables(results: Results) -> list[Table]:
     """Accuracies, and the differences where a synthetic context was scored with TabICL."""
-    synthetic = results.select(split="test", context="synthetic", checkpoint="last", probe="tabicl")
-    return [accuracy_table(results, "test"), *([comparison_table(results, "test")] if synthetic else [])]
+    split = results.shown()
+    synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
+    return [accuracy_table(results, split), *([comparison_table(results, split)] if synthetic else [])]
 
 
 def tables(results: Results) -> list[Table]:
     """All tables of the study."""
-    calibration = [calibration_table(results, "test")] if results.select(split="test", probe="tabicl") else []
-    return [*score_tables(results), *(table for table in calibration if table.body), seconds_table(results, "test")]
+    split = results.shown()
+    calibration = [calibration_table(results, split)] if results.select(split=split, probe="tabicl") else []
+    return [*score_tables(results), *(table for table in calibration if table.body), seconds_table(results, split)]
 
 
 def figures(results: Results) -> dict[str, Figure]:
     """All figures of the study."""
-    if not results.select(split="test", probe="tabicl"):
+    split = results.shown()
+    if not results.select(split=split, probe="tabicl"):
         return {}
-    found = {"contexts": strip_plot(results, "test")}
+    found = {"contexts": strip_plot(results, split)}
     if any(name.startswith(CONFIDENCE) for name in results.arrays):
-        found["reliability"] = reliability_diagram(results, "test")
+        found["reliability"] = reliability_diagram(results, split)
     return found

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from synthicl.core.statistics import Interval
+from synthicl.core.words import words
 from synthicl.report.style import CYCLE, new_figure
-from synthicl.report.table import Table, percent, percent_interval
+from synthicl.report.table import Table, against, percent, percent_interval
 from synthicl.studies.few_shot.episodes import ASSURANCE, EPISODE_COST, Spread, estimate_spread, t_interval
 from synthicl.studies.results import Results, Row, probe_title
 
@@ -74,7 +75,7 @@ def accuracy_table(found: Evaluated) -> Table:
         body.append([title_of(found, name), percent_interval(interval(accuracies)), spread])
     for name in others:
         difference = t_interval(found.accuracies(first) - found.accuracies(name))
-        body.append([f"{first} - {name}, points", percent_interval(difference, sign="+"), ""])
+        body.append([f"{words(first)} - {words(name)}, points", percent_interval(difference, sign="+"), ""])
     counts = f"{found.episodes} episodes of {found.rows[first][0].n_query} queries on test, contexts from train"
     header = ["probe", "mean [95 % interval over episodes of these images]", "nine episodes in ten"]
     return Table(f"{found.name} accuracy in %, {counts}; differences are paired", header, body)
@@ -112,7 +113,7 @@ def plan_table(results: Results, found: Evaluated) -> Table:
             f"wanted: {100 * plan['half_width']:.2f}, in {100 * ASSURANCE:.0f} % of cases",
         ],
     ]
-    title = f"Plan for {found.name} with {first}, M = {pool:.0f} queries to draw from"
+    title = f"Plan for {found.name} with {words(first)}, M = {pool:.0f} queries to draw from"
     return Table(title, ["quantity", "planned", "measured on test", "from"], body)
 
 
@@ -164,7 +165,27 @@ def histogram(found: Evaluated) -> Figure:
     axes.set_title(title, fontsize=9, loc="left")
     axes.margins(x=0.02, y=0.25)  # room for the legend
     axes.legend(fontsize=8, loc="upper left", frameon=False)
+    means = ", ".join(f"{words(name)} at {percent(found.accuracies(name).mean())} %" for name in found.rows)
+    figure.set_label(
+        f"Histograms of the accuracy of {found.episodes} {found.name} episodes, with their means: {means}."
+    )
     return figure
+
+
+def finding(results: Results) -> str:
+    """How the first probe does beside the others, in each setting."""
+    parts = []
+    for found in evaluated(results):
+        first, *others = found.rows
+        accuracy = percent_interval(interval(found.accuracies(first)))
+        text = f"in {found.name} episodes {words(first)} is right on {accuracy} %"
+        differences = {name: t_interval(found.accuracies(first) - found.accuracies(name)) for name in others}
+        if differences:
+            rival = min(differences, key=lambda name: differences[name].estimate)
+            told = not differences[rival].low <= 0 <= differences[rival].high
+            text += f": {against(words(rival), differences[rival], told)}"
+        parts.append(text)
+    return f"On test, {'; '.join(parts)}." if parts else ""
 
 
 def tables(results: Results) -> list[Table]:

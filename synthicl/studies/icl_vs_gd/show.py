@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from synthicl.core.statistics import mean_accuracy
+from synthicl.core.words import words
 from synthicl.report.style import COLORS, CYCLE, new_figure
 from synthicl.report.table import Table, percent, percent_interval
 from synthicl.studies.icl_vs_gd.compute import CURVES
-from synthicl.studies.results import Results, Row
+from synthicl.studies.results import Results, Row, probe_title
 
 PANELS = {
     "agreement": "test queries given the same class, %",
@@ -72,7 +73,7 @@ def tables(results: Results) -> list[Table]:
         times = [time(row) for row in descent]
         body.append(
             [
-                f"{name} ({len(pairs)} draws)" if len(pairs) > 1 else name,
+                f"{words(name)} ({len(pairs)} draws)" if len(pairs) > 1 else words(name),
                 str(descent[0].n_context),
                 f"{min(times):.3g}"
                 + (f" to {max(times):.3g}" if max(times) > min(times) else "")
@@ -89,8 +90,8 @@ def tables(results: Results) -> list[Table]:
     header += ["squared difference", "TabICL twice"]
     row = results.select(split="test")[0]
     title = (
-        f"TabICL ({row.preprocessing}) and k steps of gradient descent on a softmax probe from W = 0, b = 0, same "
-        "context; "
+        f"{probe_title('tabicl', row.preprocessing)} and k steps of gradient descent on a softmax probe from W = 0, "
+        "b = 0, same context; "
         f"{row.n_query} test queries, % with 95 % intervals; val chose k lr; TabICL twice: with other shuffles"
     )
     if any(row.measures.get("on_edge") for row in results.select(split="test", probe="gradient_descent")):
@@ -163,7 +164,9 @@ def paths(results: Results) -> Figure:
     handles = []
     for name, pairs in found.items():
         draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
-        handles.append(Line2D([], [], color=colors[name], lw=2, label=f"{name}, {pairs[0][0].n_context} rows{draws}"))
+        handles.append(
+            Line2D([], [], color=colors[name], lw=2, label=f"{words(name)}, {pairs[0][0].n_context} rows{draws}")
+        )
     handles += [
         Line2D([], [], color="black", lw=1.2, ls=style, label=f"learning rate {rate:g}")
         for rate, style in zip(rates, STYLES * len(rates), strict=False)
@@ -179,11 +182,32 @@ def paths(results: Results) -> Figure:
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     row = results.select(split="test")[0]
     figure.suptitle(
-        f"Gradient descent on a softmax probe against TabICL ({row.preprocessing}) on the same context; "
+        f"Gradient descent on a softmax probe against {probe_title('tabicl', row.preprocessing)} on the same context; "
         f"{row.n_query} test queries",
         fontsize=10,
     )
+    figure.set_label(
+        "Left: share of test queries to which gradient descent and TabICL give the same class, against steps times "
+        f"learning rate, a line for each of {len(found)} contexts and each learning rate. Right: how far their "
+        "probabilities are apart. Triangles: TabICL against itself."
+    )
     return figure
+
+
+def finding(results: Results) -> str:
+    """How often both give the same class, beside TabICL with itself; of the synthetic rows, or of the last context."""
+    found = groups(results)
+    if not found:
+        return ""
+    name = "synthetic" if "synthetic" in found else list(found)[-1]
+    tabicl, descent = ([pair[side] for pair in found[name]] for side in (0, 1))
+    same = np.stack([results.predictions[a.key] == results.predictions[b.key] for a, b in found[name]])
+    return (
+        f"On {words(name)} rows gradient descent gives {percent_interval(mean_accuracy(same))} % of the test queries "
+        f"TabICL's class; TabICL under other shuffles gives its own class to {percent(mean(tabicl, 'self_agreement'))} "
+        f"%, and the probabilities of both lie {mean(descent, 'squared_difference'):.4f} apart in squared distance, "
+        f"TabICL's own {mean(tabicl, 'self_squared_difference'):.4f}."
+    )
 
 
 def figures(results: Results) -> dict[str, Figure]:

@@ -7,7 +7,7 @@ time it saves. The shares of a draw are nested: a larger one keeps the rows of t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preproc
 
 MIN_ROWS = {"stratified": 1, "shuffled": 2}  # of each class; of all, which a reduction needs to have a direction
 MIN_GROWTH = 1.1  # of the fitted time from the fewest rows to the most, for an exponent to mean something
+MAX_SHIFT = 0.5  # of an exponent when one number of rows is left out
 
 
 def scaling(
@@ -59,15 +60,23 @@ def scaling(
     make = probe_factory("tabicl")
     probe = make(subject.probe_setting())
     probe.fit(train.at(torch.arange(2)))  # no measured row pays for what happens once
-    for share in sorted({min(share, most) for share in shares}):
-        jobs = []
-        for context in real_contexts(train, share, samplings, seeds):
-            jobs.append(Job(context, probe))
-            if context.name != "all" and columns_of(subject.preprocessing.name):
-                fitted = fit_on_share(subject.preprocessing, context.rows.z)
-                jobs.append(Job(context, make(subject.probe_setting(fitted))))
-        scorer.score(jobs, queries, f"Scoring {100 * share:.3g} % of the training rows")
-    scorer.score([Job(context, probe) for context in synthetic_contexts(subject)], queries)
+    synthetic = list(synthetic_contexts(subject))
+    ladder = sorted({min(share, most) for share in shares})
+
+    def jobs() -> Iterator[Job]:
+        """Draw by draw, with all shares in each turn: seconds of different shares are measured under the same load."""
+        yield from (Job(context, probe) for context in synthetic)
+        for draw in range(seeds):
+            for share in ladder:
+                for context in real_contexts(train, share, samplings, draw):
+                    yield Job(context, probe)
+                    if context.name != "all" and columns_of(subject.preprocessing.name):
+                        fitted = fit_on_share(subject.preprocessing, context.rows.z)
+                        yield Job(context, make(subject.probe_setting(fitted)))
+
+    fits = 2 if columns_of(subject.preprocessing.name) else 1
+    total = len(synthetic) + sum(1 if share == 1 else seeds * len(samplings) * fits for share in ladder)
+    scorer.score(jobs(), queries, "Scoring shares of the training rows", total=total)
 
 
 def check(shares: Sequence[float], samplings: Sequence[str], seeds: int, max_rows: int | None) -> None:
@@ -82,10 +91,12 @@ def check(shares: Sequence[float], samplings: Sequence[str], seeds: int, max_row
     check_at_least(2, "--", max_rows=max_rows)
 
 
-def real_contexts(train: LabelledEmbeddings, share: float, samplings: Sequence[str], seeds: int) -> Iterable[Context]:
-    """Contexts of a share of the training rows, named by how they were drawn; ``all`` once for the share of 1."""
-    drawn = [("all", 0)] if share == 1 else [(sampling, draw) for sampling in samplings for draw in range(seeds)]
-    for name, draw in drawn:
+def real_contexts(train: LabelledEmbeddings, share: float, samplings: Sequence[str], draw: int) -> Iterable[Context]:
+    """Contexts of one draw of a share of the training rows, named by how they were drawn.
+
+    The share of 1 is ``all``, in the first draw only.
+    """
+    for name in samplings if share < 1 else ["all"] * (draw == 0):
         rows = torch.arange(len(train.y)) if name == "all" else draw_share(train.y, share, name, draw)
         measures = {"share": share, "classes": float(len(train.y[rows].unique()))}
         yield Context(name, draw, "", train.at(rows), measures=measures)
@@ -175,9 +186,22 @@ def fit_power_law(rows: np.ndarray, seconds: np.ndarray) -> PowerLaw | None:
         seconds: t (k,), positive.
 
     Returns:
-        The law, or None where the data do not give one: fewer than four different n, no convergence, times that hardly
-        grow, or an exponent that cannot be told from zero.
+        The law, or None where the data do not give one: fewer than five different n, no convergence, times that hardly
+        grow, an exponent that cannot be told from zero, or one that a single n decides: without it there is no law, or
+        the exponent moves by more than `MAX_SHIFT`.
     """
+    law = _fit(rows, seconds)
+    if law is None:
+        return None
+    for n in np.unique(rows):
+        without = _fit(rows[rows != n], seconds[rows != n])
+        if without is None or abs(without.p - law.p) > MAX_SHIFT:
+            return None
+    return law
+
+
+def _fit(rows: np.ndarray, seconds: np.ndarray) -> PowerLaw | None:
+    """The law, whether or not one n decides it."""
     if len(np.unique(rows)) < 4:
         return None
     n, t = rows / np.exp(np.log(rows).mean()), seconds / seconds.min()  # parameters of order one

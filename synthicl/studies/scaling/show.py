@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from synthicl.core.statistics import Interval, bootstrap_means, mean_accuracy
+from synthicl.core.words import words
 from synthicl.report.style import COLORS, CYCLE, new_figure
 from synthicl.report.table import Table, percent_interval
 from synthicl.studies.results import Results, Row
@@ -58,14 +59,12 @@ class Worth(NamedTuple):
         least: rows at the start of the curve.
         most: rows at its end.
         whole: whether these are all training rows.
-        seconds: to fit and to predict with as many real rows.
     """
 
     rows: Interval
     least: int
     most: int
     whole: bool
-    seconds: float
 
 
 def worth(results: Results, synthetic: Row, curve: Curve) -> Worth:
@@ -77,10 +76,8 @@ def worth(results: Results, synthetic: Row, curve: Curve) -> Worth:
     reached = bootstrap_means(results.correct([synthetic]))
     each = [equivalent_rows(sizes, *pair) for pair in zip(resampled, reached, strict=True)]
     low, high = np.percentile(each, [2.5, 97.5], method="nearest")  # there is no mean of infinity and a number
-    times = [np.log(seconds(rows)) for _, rows in curve]
-    time = float(np.exp(np.interp(np.log(min(estimate, sizes[-1])), np.log(sizes), times)))
     whole = curve[-1][1][0].context == "all"
-    return Worth(Interval(estimate, float(low), float(high)), curve[0][0], curve[-1][0], whole, time)
+    return Worth(Interval(estimate, float(low), float(high)), curve[0][0], curve[-1][0], whole)
 
 
 def number(rows: float, found: Worth) -> str:
@@ -90,35 +87,42 @@ def number(rows: float, found: Worth) -> str:
     return f"at most {found.least}" if rows <= found.least else f"{rows:.0f}"
 
 
-def headline(synthetic: Row, found: Worth) -> str:
-    """What a synthetic context is worth, as a sentence."""
-    real = f"{number(found.rows.estimate, found)} real rows"
-    if found.whole and found.rows.estimate >= found.most:
-        real = f"at least all of the real rows ({found.most})"
-    ratio = found.seconds / seconds([synthetic])
-    factor = f"{max(ratio, 1 / ratio):.1f}"
-    cost = f"is {factor} times {'faster' if ratio >= 1 else 'slower'} with them"
-    if factor == "1.0":
-        cost = "takes the same time with them"
-    return f"{synthetic.n_context} synthetic rows are worth {real}, and TabICL {cost}"
+def finding(results: Results) -> str:
+    """What the synthetic context is worth; empty where it cannot be said."""
+    found = all_worth(results)
+    if not found:
+        return ""
+    synthetic, each = found[0]
+    estimate, low, high = (number(value, each) for value in each.rows)
+    real = f"{estimate} real ones"
+    if each.whole and each.rows.estimate >= each.most:
+        real = f"at least all of the real ones ({each.most})"
+    accuracy = percent_interval(mean_accuracy(results.correct([synthetic])))
+    return (
+        f"With {synthetic.n_context} synthetic rows TabICL is right on {accuracy} % of test: they are worth {real}, "
+        f"95 % interval {low} to {high}."
+    )
+
+
+def all_worth(results: Results) -> list[tuple[Row, Worth]]:
+    """What each synthetic context is worth, the last state first; empty without a curve to measure it with."""
+    synthetic = sorted(results.select(split="test", context="synthetic"), key=lambda row: row.checkpoint != "last")
+    curve = reference_curve(results)
+    return [(row, worth(results, row, curve)) for row in synthetic] if curve else []
 
 
 def worth_table(results: Results) -> Table | None:
-    """The headline, with what it rests on; None without a synthetic context or without the curve to measure it with."""
-    synthetic = sorted(results.select(split="test", context="synthetic"), key=lambda row: row.checkpoint != "last")
-    curve = reference_curve(results)
-    if not synthetic or not curve:
-        return None
-    found = [worth(results, row, curve) for row in synthetic]
+    """What the finding rests on; None without a synthetic context or without the curve to measure it with."""
+    found = all_worth(results)
     body = []
-    for row, each in zip(synthetic, found, strict=True):
+    for row, each in found:
         real, low, high = (number(value, each) for value in each.rows)
         name = "synthetic (best on val)" if row.checkpoint == "best_on_val" else "synthetic"
         accuracy = percent_interval(mean_accuracy(results.correct([row])))
-        worth_of = f"{real} [{low}, {high}]"
-        body.append([name, str(row.n_context), accuracy, worth_of, f"{seconds([row]):.2f}", f"{each.seconds:.2f}"])
-    header = ["context", "rows", "accuracy on test in %", "worth real rows [95 % interval]", "seconds", "of real rows"]
-    return Table(headline(synthetic[0], found[0]), header, body)
+        body.append([name, str(row.n_context), accuracy, f"{real} [{low}, {high}]", f"{seconds([row]):.2f}"])
+    header = ["context", "rows", "accuracy on test in %", "worth real rows [95 % interval]", "seconds"]
+    title = "What the synthetic rows are worth, on the curve of stratified shares"
+    return Table(title, header, body) if found else None
 
 
 def share_table(results: Results) -> Table:
@@ -136,7 +140,7 @@ def share_table(results: Results) -> Table:
             [
                 f"{100 * rows[0].measures['share']:.3g} %",
                 drawn,
-                f"{FITTED_ON[rows[0].statistics]} ({rows[0].preprocessing})",
+                f"{FITTED_ON[rows[0].statistics]} ({words(rows[0].preprocessing)})",
                 str(rows[0].n_context),
                 f"{min(row.measures['classes'] for row in rows):.0f}",
                 str(len(rows)),
@@ -186,6 +190,11 @@ def accuracy_figure(results: Results) -> Figure:
         f"TabICL: mean of up to {draws} draws; bands (of solid lines) and bar: 95 % intervals", fontsize=9, loc="left"
     )
     axes.legend(fontsize=8, loc="lower right", frameon=False)
+    figure.set_label(
+        "TabICL's accuracy on test against the number of context rows, on a logarithmic axis: lines for growing shares "
+        "of the real rows, and a star for the synthetic ones. Where the dotted line of the star meets the curve is "
+        "what they are worth."
+    )
     return figure
 
 
@@ -205,7 +214,7 @@ def time_figure(results: Results) -> Figure:
     if law is not None:
         axes.plot(grid, law.a + law.b * grid**law.p, color=COLORS["all"], lw=1.5, label=formula(law))
     else:
-        axes.plot([], [], " ", label="no power law: too few sizes, or too little growth beside the noise")
+        axes.plot([], [], " ", label="no power law: too few sizes, too little growth, or one size decides it")
     for row in results.select(split="test", context="synthetic", checkpoint="last"):
         label = f"synthetic, {row.n_context} rows"
         axes.plot(row.n_context, seconds([row]), "*", ms=13, color=COLORS["synthetic"], label=label, zorder=4)
@@ -218,6 +227,11 @@ def time_figure(results: Results) -> Figure:
         "TabICL: wall-clock time of every draw; the preprocessing's own fit is not in it", fontsize=9, loc="left"
     )
     axes.legend(fontsize=8, loc="upper left", frameon=False)
+    growth = "no power law fits" if law is None else f"they grow as rows to the power of {law.p:.2f}"
+    figure.set_label(
+        f"Seconds to fit TabICL and to predict against context rows, from {medians[0]:.2f} s with {sizes[0]} rows to "
+        f"{medians[-1]:.2f} s with {sizes[-1]}: {growth}."
+    )
     return figure
 
 

@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from synthicl.core.statistics import mean_accuracy, paired_difference
+from synthicl.core.statistics import Comparison, holm, mean_accuracy, paired_difference
+from synthicl.core.words import words
 from synthicl.report.style import COLORS, new_figure
-from synthicl.report.table import Table, difference_cells, percent_interval
+from synthicl.report.table import Table, against, difference_cells, percent_interval
 from synthicl.studies.results import Results, Row, probe_title
 from synthicl.studies.transfer.compute import PROBES, REFERENCES
 
@@ -31,6 +32,11 @@ def is_synthetic(context: str) -> bool:
     return context not in REFERENCES
 
 
+def is_own(context: str, observer: str) -> bool:
+    """Whether images are seen by the backbone that they were distilled with."""
+    return context == f"synthetic ({observer})"
+
+
 def rows_of(results: Results, probe: str, context: str, observer: str) -> list[Row]:
     """The rows on test of one cell: draws of a random context, seeds of a synthetic one."""
     return results.select(split="test", probe=probe, context=context, backbone=observer)
@@ -39,11 +45,11 @@ def rows_of(results: Results, probe: str, context: str, observer: str) -> list[R
 def label(context: str, rows: list[Row]) -> str:
     """How a context is called."""
     if is_synthetic(context):
-        text = context.replace("synthetic (", "synthetic (distilled with ")
+        text = context.replace("synthetic (", "synthetic images (distilled with ")
         seeds = len({row.seed for row in rows})
         return f"{text}, {seeds} seeds" if seeds > 1 else text
     draws = len({row.draw for row in rows})
-    return f"{context} ({draws} draws)" if draws > 1 else context
+    return f"{words(context)} ({draws} draws)" if draws > 1 else words(context)
 
 
 def probes(results: Results) -> list[str]:
@@ -72,22 +78,52 @@ def matrix(results: Results, probe: str) -> Table:
     return Table(title, ["context", "rows", *observers(results)], body)
 
 
-def difference_table(results: Results) -> Table:
-    """Synthetic minus real contexts with TabICL, paired on the queries; the comparisons are fixed in advance."""
-    cells, comparisons = [], []
+def differences(results: Results) -> dict[tuple[str, str, str], Comparison]:
+    """Synthetic minus real contexts with TabICL, paired on the queries: by context, observer and real context.
+
+    The comparisons are fixed in advance.
+    """
+    found = {}
     for context in filter(is_synthetic, contexts(results)):
         for observer in observers(results):
             for reference in REFERENCES:
                 pair = [rows_of(results, "tabicl", name, observer) for name in (context, reference)]
                 if all(pair):
-                    cells.append((context, observer, reference))
-                    comparisons.append(paired_difference(*(results.correct(rows) for rows in pair)))
+                    correct = (results.correct(rows) for rows in pair)
+                    found[context, observer, reference] = paired_difference(*correct)
+    return found
+
+
+def difference_table(results: Results) -> Table:
+    """The differences, in points."""
+    found = differences(results)
     body = [
-        [f"{context} - {reference}", observer, *points]
-        for (context, observer, reference), points in zip(cells, difference_cells(comparisons), strict=True)
+        [f"{context} - {words(reference)}", observer, *points]
+        for (context, observer, reference), points in zip(found, difference_cells(list(found.values())), strict=True)
     ]
     title = f"Points on test with {described(results, 'tabicl')}, paired on the queries"
     return Table(title, ["difference", "seen by", "points [95 % interval]", "p (Holm)"], body)
+
+
+def finding(results: Results) -> str:
+    """What the images are worth to each backbone that they were not distilled with, beside its own real contexts."""
+    found = differences(results)
+    p_values = holm([comparison.p_value for comparison in found.values()])
+    told = dict(zip(found, (p < 0.05 for p in p_values), strict=True))
+    parts = []
+    for context, observer in dict.fromkeys(key[:2] for key in found):
+        rivals = {key[2]: found[key].difference for key in found if key[:2] == (context, observer)}
+        strongest = min(rivals, key=lambda name: rivals[name].estimate)
+        beside = [
+            against(words(name), rivals[name], told[context, observer, name])
+            for name in dict.fromkeys((strongest, "random"))
+            if name in rivals
+        ]
+        rows = rows_of(results, "tabicl", context, observer)
+        accuracy = percent_interval(mean_accuracy(results.correct(rows)))
+        if not is_own(context, observer):
+            parts.append(f"seen by {observer}, {label(context, rows)} give {accuracy} %: {' and '.join(beside)}")
+    return f"With TabICL, {'; '.join(parts)}." if parts else ""
 
 
 def tables(results: Results) -> list[Table]:
@@ -115,7 +151,7 @@ def dot_plot(results: Results) -> Figure:
                 labels[position] = f"{label(context, rows)}, {rows[0].n_context} rows"
                 middle, low, high = (100 * value for value in mean_accuracy(results.correct(rows)))
                 axes.plot([low, high], [position + shift] * 2, color=color, lw=2, alpha=0.5)
-                own = context == f"synthetic ({observer})"
+                own = is_own(context, observer)
                 axes.plot(middle, position + shift, MARKERS[probe], ms=7, color=color, mfc=color if own else "white")
         axes.set_title(f"seen by {observer}", fontsize=10, loc="left")
         axes.grid(axis="x", alpha=0.3)
@@ -131,6 +167,11 @@ def dot_plot(results: Results) -> Figure:
     )
     handles.append(Line2D([], [], color="black", lw=2, alpha=0.5, label="95 % interval"))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    shown = ", ".join(seen_by)
+    figure.set_label(
+        f"A panel for each backbone that sees the images ({shown}), in it the accuracy of {len(names)} contexts. What "
+        "is to be seen is how far the synthetic ones move to the left where another backbone looks."
+    )
     return figure
 
 
