@@ -91,11 +91,11 @@ class SyntheticImages(nn.Module):
         self.mine = owned(self.total, rank, ranks)
         grows = settings.parameterisation == "pyramid"
         self.pyramid = SyntheticPyramid(self.mine, settings.size, seed, settings.init, grows, settings.decorrelate)
-        self.target_logits: nn.Parameter | None = None
+        self.soft_label_logits: nn.Parameter | None = None
         if settings.soft_labels:
             # A softmax of these gives an image's own class OWN_CLASS, the others the same share of the rest.
             own = math.log(OWN_CLASS * (num_classes - 1) / (1 - OWN_CLASS))
-            self.target_logits = nn.Parameter(own * F.one_hot(self.labels[self.mine], num_classes).float())
+            self.soft_label_logits = nn.Parameter(own * F.one_hot(self.labels[self.mine], num_classes).float())
 
     @property
     def total(self) -> int:
@@ -115,7 +115,7 @@ class SyntheticImages(nn.Module):
 
     def soft_labels(self) -> Tensor | None:
         """Soft labels of this rank's images, (n_rank, C), if they are learnt."""
-        return None if self.target_logits is None else self.target_logits.softmax(1)
+        return None if self.soft_label_logits is None else self.soft_label_logits.softmax(1)
 
     @torch.no_grad()
     def gather_soft_labels(self) -> Tensor | None:

@@ -21,7 +21,7 @@ from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
 from synthicl.distillation.grad_cache import chunks
 from synthicl.distillation.views import MOST_VIEWS, Viewer, ViewSettings
-from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.bank import embed_clean, embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import View, Views
 
@@ -93,9 +93,8 @@ class RealSide:
         self.device = device
         images, crop_size = data.splits["train"], viewer.crop_size
         common: dict[str, Any] = {"num_workers": data.num_workers, "what": "training images"}
-        clean = embed_views(viewer.backbone, images, crop_size, **common)
-        y = torch.from_numpy(images.labels)
-        self.train = LabelledEmbeddings(clean[0], y)
+        self.train = embed_clean(viewer.backbone, images, crop_size, **common)
+        clean, y = self.train.z[None], self.train.y
         self.online: OnlineBatches | None = None
         if settings.source == "online":
             size = viewer.image_size if viewer.views else crop_size

@@ -28,6 +28,11 @@ class LabelledEmbeddings(NamedTuple):
         soft_labels = None if self.soft_labels is None else self.soft_labels[indices]
         return LabelledEmbeddings(self.z[indices], self.y[indices], soft_labels=soft_labels)
 
+    def cpu(self) -> LabelledEmbeddings:
+        """The same in the host's memory."""
+        soft_labels = None if self.soft_labels is None else self.soft_labels.cpu()
+        return LabelledEmbeddings(self.z.cpu(), self.y.cpu(), self.views, soft_labels)
+
 
 def fingerprint(*tensors: Tensor | None) -> str:
     """What identifies some tensors: SHA-256 of their numbers, 16 hex digits."""

@@ -69,9 +69,10 @@ class LinearGradientMatching(Objective):
         weight, bias = self.draw_heads(num_classes, real.z, generator)
         row_weight = class_balanced_weight(real.y, num_classes) if self.balanced else None
         with torch.no_grad():
-            target = _flatten(*probe_gradient(real.z, real.y, weight, bias, row_weight))
-        gradient = _flatten(*probe_gradient(synthetic.z, synthetic.y, weight, bias, soft_labels=synthetic.soft_labels))
-        return (1 - torch.cosine_similarity(target, gradient, dim=-1)).mean()
+            real_gradient = _flatten(*probe_gradient(real.z, real.y, weight, bias, row_weight))
+        given = synthetic.z, synthetic.y, weight, bias
+        gradient = _flatten(*probe_gradient(*given, soft_labels=synthetic.soft_labels))
+        return (1 - torch.cosine_similarity(real_gradient, gradient, dim=-1)).mean()
 
     def draw_heads(self, num_classes: int, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw the heads of a step: weight (H, C, D) and bias (H, C), like ``z`` in type and device."""

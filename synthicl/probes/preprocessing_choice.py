@@ -15,7 +15,7 @@ from rich.progress import track
 from synthicl.core.errors import UserError
 from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.probes.score import score
+from synthicl.probes.score import fit_and_score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of, fit_preprocessing, most_columns
@@ -96,8 +96,7 @@ def choose_preprocessing(
     accuracies: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in preprocessings}
     for name, part, rows, draw in track(contexts, "Choosing TabICL's preprocessing on val", transient=True):
         context = random(train, rows, draw).rows
-        probes[name].fit(context)
-        accuracies[name][part].append(score(probes[name], val, context.y.unique().numpy())[1]["accuracy"])
+        accuracies[name][part].append(fit_and_score(probes[name], context, val)[1]["accuracy"])
     chosen = fewest_columns_of_the_best(accuracies)
     return preprocessings[chosen], {name: _mean(parts) for name, parts in accuracies.items()}
 

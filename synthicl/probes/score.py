@@ -10,6 +10,17 @@ from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe
 
 
+def fit_and_score(
+    probe: Probe, context: LabelledEmbeddings, queries: LabelledEmbeddings
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Fit a probe that needs no images on a context and `score` it; the measures have fit_seconds as well."""
+    start = time.perf_counter()
+    probe.fit(context)
+    seconds = time.perf_counter() - start
+    predictions, measured = score(probe, queries, context.y.unique().numpy())
+    return predictions, measured | {"fit_seconds": seconds}
+
+
 def score(probe: Probe, queries: LabelledEmbeddings, classes: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
     """Score a fitted probe.
 

@@ -130,7 +130,7 @@ def test_a_row_for_every_source_and_observer(matrix, runs):
                     assert row.preprocessing == ("rotated8" if probe == "tabicl" else "")
                     assert row.n_context == 10
     assert len(results.rows) == 2 * sum(contexts.values()) * 2 * 2
-    assert {row.run["target_weights"] for row in results.select(backbone="mini")} == {subject.backbone.fingerprint}
+    assert {row.run["seen_by_weights"] for row in results.select(backbone="mini")} == {subject.backbone.fingerprint}
     assert not (runs["mini_conv"] / "results.json").exists()  # a further run's folder stays as it is
     assert (subject.output / "results.json").exists()
 

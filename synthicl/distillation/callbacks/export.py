@@ -57,7 +57,7 @@ class Export(L.Callback):
 
     @staticmethod
     def _export(trainer: L.Trainer, module: Distiller, folder: Path, checkpoint: str, steps: int) -> None:
-        rows, images = module.viewer.context(module.images), module.images.collect(module.viewer.at_once)
+        rows, images = module.viewer.context(module.images).cpu(), module.images.collect(module.viewer.at_once)
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -81,11 +81,11 @@ class Export(L.Callback):
             "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
         }
         ContextSet(
-            embeddings=rows.z.cpu(),
-            labels=rows.y.cpu(),
+            embeddings=rows.z,
+            labels=rows.y,
             class_names=data.class_names,
             preprocessing=deployment.preprocessing,
             images=images.cpu(),
             metadata=metadata,
-            soft_labels=None if rows.soft_labels is None else rows.soft_labels.cpu(),
+            soft_labels=rows.soft_labels,
         ).save(folder)

@@ -7,10 +7,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.distiller import Distiller
-from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
 from synthicl.probes.probe import ProbeSetting
-from synthicl.probes.score import score
+from synthicl.probes.score import fit_and_score
 
 
 class ProbeEvaluation(L.Callback):
@@ -39,9 +38,5 @@ class ProbeEvaluation(L.Callback):
             deployment = pl_module.deployment
             with isolate_rng():
                 probe = self._factory(ProbeSetting(deployment, pl_module.device))
-                soft_labels = None if rows.soft_labels is None else rows.soft_labels.cpu()
-                context = LabelledEmbeddings(rows.z.cpu(), rows.y.cpu(), soft_labels=soft_labels)
-                probe.fit(context)
-                _, measured = score(probe, queries, context.y.unique().numpy())
-                accuracy = measured["accuracy"]
+                accuracy = fit_and_score(probe, rows.cpu(), queries)[1]["accuracy"]
         pl_module.log(f"val/{self.probe}_accuracy", trainer.strategy.broadcast(accuracy))

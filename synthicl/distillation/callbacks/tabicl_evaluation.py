@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,17 +9,16 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from synthicl.core.assets import obtain
 from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.settings import MOST_MEMBERS
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.distiller import Distiller
-from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.bank import embed_clean
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.preprocessing_choice import CANDIDATES, fit_or_choose
-from synthicl.probes.score import score
+from synthicl.probes.score import fit_and_score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.tabicl.checkpoint import checkpoint_asset
+from synthicl.tabicl.checkpoint import checkpoint_name, find_checkpoint
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of
 
@@ -60,8 +57,8 @@ class TabICLEvaluation(L.Callback):
         check_at_least(1, "--tabicl.", max_queries=max_queries)
         if not candidates:
             raise UserError("--tabicl.candidates=[]: nothing to choose from. Name at least one, or leave the flag out.")
-        self.checkpoint = checkpoint if model_path is None else Path(model_path).name
-        self.model_path = obtain(checkpoint_asset(checkpoint, model_path))
+        self.checkpoint = checkpoint_name(checkpoint, model_path)
+        self.model_path = find_checkpoint(checkpoint, model_path)
         self.preprocessing = preprocessing
         self.candidates = candidates
         self.n_estimators = n_estimators
@@ -122,10 +119,8 @@ class TabICLEvaluation(L.Callback):
     def _embed(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
         """Clean embeddings of a split; a collective call."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        images, workers = data.splits[split], data.num_workers
         crop_size, what = module.viewer.crop_size, f"{split} images"
-        z = embed_views(module.backbone, images, crop_size, num_workers=workers, what=what)
-        return LabelledEmbeddings(z[0], torch.from_numpy(images.labels))
+        return embed_clean(module.backbone, data.splits[split], crop_size, data.num_workers, what)
 
     def queries(self, trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
         """What is asked of a split at each evaluation; of val at most ``max_queries``. A collective call at first."""
@@ -133,8 +128,7 @@ class TabICLEvaluation(L.Callback):
             queries = self._embed(trainer, module, split)
             if split == "val" and self.max_queries is not None and self.max_queries < len(queries.y):
                 order = torch.randperm(len(queries.y), generator=torch.Generator().manual_seed(0))
-                chosen = order[: self.max_queries]
-                queries = LabelledEmbeddings(queries.z[chosen], queries.y[chosen])
+                queries = queries.at(order[: self.max_queries])
             self._queries[split] = queries
         return self._queries[split]
 
@@ -154,20 +148,10 @@ class TabICLEvaluation(L.Callback):
         measured: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
-                measured = _evaluate(rows, queries, module.deployment, module.device)
+                probe = TabICLProbe(module.deployment, module.device)
+                _, measured = fit_and_score(probe, rows.cpu(), queries)
         measured = trainer.strategy.broadcast(measured)
         module.log(f"{split}/tabicl_accuracy", measured["accuracy"], prog_bar=True)
         module.log(f"{split}/tabicl_cross_entropy", measured["cross_entropy"])
-        module.log(f"{split}/tabicl_seconds", measured["seconds"], prog_bar=True)
-
-
-def _evaluate(
-    rows: LabelledEmbeddings, queries: LabelledEmbeddings, deployment: Deployment, device: torch.device
-) -> dict[str, float]:
-    """Fit TabICL on context rows and score it: accuracy, cross_entropy, seconds."""
-    start = time.perf_counter()
-    probe = TabICLProbe(deployment, device)
-    context = LabelledEmbeddings(rows.z.cpu(), rows.y.cpu())
-    probe.fit(context)
-    _, measured = score(probe, queries, context.y.unique().numpy())
-    return measured | {"seconds": time.perf_counter() - start}
+        seconds = measured["fit_seconds"] + measured["predict_seconds"]
+        module.log(f"{split}/tabicl_seconds", seconds, prog_bar=True)

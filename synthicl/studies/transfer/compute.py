@@ -81,7 +81,7 @@ def transfer(
         preprocessing = fit_preprocessing(subject.preprocessing.name, train.z, subject.preprocessing.n_estimators)
         probes = [probe_factory(name)(subject.probe_setting(preprocessing)) for name in PROBES]
         shared = {name: subject.identity[name] for name in ("dataset", "tabicl_checkpoint")}
-        shared["target_weights"] = backbone.fingerprint
+        shared["seen_by_weights"] = backbone.fingerprint
         scorer = replace(subject.scorer("transfer", results, backbone=backbone.name), run=shared)
         contexts = list(references(train, subject.ipc, random_draws))
         what = f"Scoring what {backbone.name} sees"
