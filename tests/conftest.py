@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
+# What hypothesis remembers of our sources; it would lie in the working tree.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "synthicl-hypothesis"))  # noqa: PTH118
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

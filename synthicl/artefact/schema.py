@@ -85,4 +85,4 @@ def _check_field(name: str, tensor: Tensor, field: Field, sizes: dict[str, int])
 def contents(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
     """Name, type, shape and bytes of tensors, for `synthicl.core.context_header.checksum`."""
     for name, tensor in tensors.items():
-        yield name, str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().cpu().numpy().tobytes()
+        yield name, str(tensor.dtype), tuple(tensor.shape), tensor.cpu().flatten().view(torch.uint8).numpy().tobytes()

@@ -30,8 +30,8 @@ def mapped(results: Results) -> list[Row]:
 
 
 def class_names(results: Results) -> list[str]:
-    """Name of each class index."""
-    return results.arrays["boundary/class_names"].tobytes().decode().split("\0")
+    """Name of each class index, as matplotlib shows it: a dollar sign begins no formula."""
+    return results.arrays["boundary/class_names"].tobytes().decode().replace("$", r"\$").split("\0")
 
 
 def cut(name: str) -> str:
