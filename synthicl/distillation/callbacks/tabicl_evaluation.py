@@ -21,7 +21,7 @@ from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.preprocessing_choice import CANDIDATES, fit_or_choose
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.tabicl.checkpoint import checkpoint_asset
+from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of
 
@@ -62,6 +62,8 @@ class TabICLEvaluation(L.Callback):
             raise UserError("--tabicl.candidates=[]: nothing to choose from. Name at least one, or leave the flag out.")
         self.checkpoint = checkpoint if model_path is None else Path(model_path).name
         self.model_path = obtain(checkpoint_asset(checkpoint, model_path))
+        if model_path is not None:
+            check_checkpoint(self.model_path, "--tabicl.model_path")
         self.preprocessing = preprocessing
         self.candidates = candidates
         self.n_estimators = n_estimators
