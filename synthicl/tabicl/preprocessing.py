@@ -106,7 +106,7 @@ def fit_preprocessing(name: str, z_train: Tensor, n_estimators: int | None = Non
     if columns > len(directions):
         raise UserError(
             f"--tabicl.preprocessing={name}: the {len(z_train)} training embeddings have only {len(directions)} "
-            "directions."
+            "directions. Choose fewer columns, or --tabicl.preprocessing=raw."
         )
     components = directions[:columns]
     # The sign of a singular vector is arbitrary: make its largest entry positive, so that every machine agrees.
