@@ -33,6 +33,7 @@ from synthicl.distillation.callbacks.export import Export
 from synthicl.distillation.callbacks.image_grid import ImageGrid
 from synthicl.distillation.callbacks.progress import DistillationProgress
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.distillation.checkpoint import check_identity
 from synthicl.distillation.checkpoint_files import SCORE, RunCheckpoint, WholeFiles, read_checkpoint
 from synthicl.distillation.distiller import Distiller
 from synthicl.distillation.images import bytes_of_images
@@ -236,23 +237,24 @@ class DistillCLI(LightningCLI):
         parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, and check that what was read before torch was loaded is what this parser reads."""
+        """Parse, check that what was read before torch was loaded is what this parser reads, and check ranges.
+
+        Raises:
+            UserError: one line that names the flag.
+        """
         super().parse_arguments(parser, args)
         assert isinstance(args, list)
-        agree(with_defaults(split(args)[1]), self.config[self.config["subcommand"]].get, EARLY)
-
-    def _parse_ckpt_path(self) -> None:
-        """Take no settings from inside a checkpoint: Lightning would import the class that they name."""
-
-    def before_instantiate_classes(self) -> None:
-        """Check what needs nothing else, before anything is loaded."""
-        settings = self.config[self.subcommand]
+        settings = self.config[self.config["subcommand"]]
+        agree(with_defaults(split(args)[1]), settings.get, EARLY)
         check_trainer_settings(settings["trainer"])
         check_between(1, MOST_DRAWS, "--", random_draws=settings["random_draws"])
         if settings["weights_only"] is not True:
             raise UserError(f"--weights_only={settings['weights_only']}: checkpoints are data here. Leave it out.")
         if settings["seed_everything"] not in (False, True):
             check_between(0, 2**32 - 1, "--", seed_everything=settings["seed_everything"])
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from inside a checkpoint: Lightning would import the class that they name."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Create the Trainer with the project's logger and callbacks; several devices share the images out."""
@@ -266,6 +268,8 @@ class DistillCLI(LightningCLI):
                 check_writable(folder, f"--output_dir={settings['output_dir']}")
             run = folder / next_version(folder)
         if self.subcommand == "fit":
+            if checkpoint:
+                self._check_checkpoint(checkpoint)
             self.began(run)
             kwargs["logger"] = TensorBoardLogger(run.parent.parent, run.parent.name, run.name, default_hp_metric=False)
             kwargs["plugins"] = [WholeFiles()]
@@ -304,6 +308,18 @@ class DistillCLI(LightningCLI):
             given = self.config[self.subcommand]["trainer"]
             flags = " ".join(f"--trainer.{name}={given[name]}" for name in ("accelerator", "devices", "precision"))
             raise UserError(f"{flags}: not possible here: {' '.join(str(error).split())}") from error
+
+    def _check_checkpoint(self, path: str) -> None:
+        """Check that a checkpoint is of what is asked for, before TensorBoard's file is begun beside it.
+
+        Raises:
+            UserError: it is not, or is damaged.
+        """
+        checkpoint = read_checkpoint(path, f"--ckpt_path={path}")
+        check_identity(checkpoint, self.model.identity(self.datamodule))
+        evaluation: TabICLEvaluation = self._get(self.config_init, "tabicl")
+        if evaluation.state_key in checkpoint["callbacks"]:
+            evaluation.load_state_dict(checkpoint["callbacks"][evaluation.state_key])
 
     def _check_size(self, trainer: L.Trainer) -> None:
         """Check that the images can be shared out and held, once for all devices and before there is a folder.
@@ -364,10 +380,18 @@ def run(args: list[str]) -> None:
     folders: list[Path] = []
     try:
         _run(folders.append, args)
+    except ValueError as error:
+        raise mistake_within(error) or error from error
     except (KeyboardInterrupt, SystemExit) as stop:
         if args[:1] == ["fit"]:
             stop.add_note(how_to_resume(folders[0] if folders else None))
         raise
+
+
+def mistake_within(error: BaseException) -> UserError | None:
+    """The user's mistake behind what the parser says of a class that it could not make; None if there is none."""
+    found = re.search(r"- (--[a-z][\w.]*[=:].*)", str(error))
+    return UserError(found[1]) if found else None
 
 
 def how_to_resume(run: Path | None) -> str:

@@ -56,6 +56,8 @@ def check_foreign(file: Path) -> None:
     for group in _GROUPS & tree.keys():
         for key, value in tree[group].items():
             name = f"{group}.{key}"
+            if not _is_name(key):  # callbacks+ adds to callbacks
+                _refuse(file, group, key)
             if name not in classes:
                 _check_plain(file, name, value)
             elif value is not None:

@@ -138,7 +138,7 @@ def _end(error: BaseException, resumes: str) -> int:
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return _say(f"error: {disk_error(error.filename or 'a file of this run', error)}", 2)
     if isinstance(error, ArgumentError):
-        return _say(f"error: {one_line} (--help shows every setting)", 2)
+        return _say(f"error: {_of_parser(one_line)} (--help shows every setting)", 2)
     if "MisconfigurationException" in kinds:  # Lightning's word for settings that do not fit together
         return _say(f"error: {one_line}", 2)
     if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or "can't allocate memory" in one_line:
@@ -153,6 +153,15 @@ def _end(error: BaseException, resumes: str) -> int:
             return _say(f"Terminated. {ended}".rstrip(), int(error.code))
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return _say(f"error: a defect of synthicl, not of yours: {_reported(error)}", 1)
+
+
+def _of_parser(line: str) -> str:
+    """What the parser says; a setting within a group is named in full, and what else it tried is left out."""
+    group, inner = re.search(r'Parser key "([\w.]+)"', line), re.search(r"NestedArg\(key='(\w+)', val=(.*?)\)", line)
+    expected = re.search(r"Expected an? (?!<class 'NoneType'>)(.*?)\. Got value", line)
+    if not (group and inner and expected):
+        return line
+    return f"--{group[1]}.{inner[1]}={inner[2]}: expected a {expected[1]}. Write another value, or leave it out."
 
 
 _OF_THE_DISK = {

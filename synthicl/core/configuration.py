@@ -16,6 +16,7 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 
 MOST_BYTES = 2**20  # of a file of settings
 MOST_VALUES = 10_000
+MOST_BRACKETS = 1000
 
 
 def config_names(kind: str) -> list[str]:
@@ -94,7 +95,12 @@ def _text(path: Path, said: str) -> str:
             raise UserError(f"{said}: no such file.")
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{said}: holds over {MOST_BYTES} bytes, which settings do not. Name another file.")
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        if text.count("[") + text.count("{") > MOST_BRACKETS:  # PyYAML's time grows with the square of their depth
+            raise UserError(
+                f"{said}: not valid YAML (over {MOST_BRACKETS} brackets). Write each value on its own line."
+            )
+        return text
     except UnicodeDecodeError as error:
         raise UserError(f"{said}: not valid YAML ({error}).") from error
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
 
 from synthicl.core.errors import UserError
@@ -31,12 +32,16 @@ def check_writable(folder: Path, flag: str) -> None:
     """
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
-        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        is_folder = there.is_dir()
     except (OSError, ValueError) as error:  # names that are too long, or hold a null byte
         raise UserError(f"{flag}: cannot be a folder ({error}). Choose another.") from error
-    if not usable:
-        what = "cannot be written to" if there.is_dir() else "is not a folder"
-        raise UserError(f"{flag}: {there} {what}. Choose another folder or its permissions.")
+    if not is_folder:
+        raise UserError(f"{flag}: {there} is not a folder. Choose another.")
+    try:
+        tempfile.TemporaryDirectory(dir=there, prefix=".synthicl-").cleanup()  # permissions do not say all
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{flag}: {there} cannot be written to ({reason}). Choose another folder.") from error
 
 
 def point_latest(run: Path) -> None:

@@ -16,7 +16,7 @@ from synthicl.core.distributed import collect_rows
 from synthicl.core.errors import UserError
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.checkpoint_files import verify
-from synthicl.distillation.images import SyntheticImages
+from synthicl.distillation.images import ImageSettings
 from synthicl.distillation.views import Viewer
 from synthicl.objectives import Objective
 
@@ -35,7 +35,8 @@ FLAGS = {
 
 
 def identity(
-    images: SyntheticImages,
+    images: ImageSettings,
+    ipc: int,
     viewer: Viewer,
     objective: Objective,
     optimizer: OptimizerCallable,
@@ -44,12 +45,12 @@ def identity(
 ) -> dict[str, Any]:
     """What a checkpoint and the run that resumes it must agree on; plain values."""
     return {
-        "num_classes": images.num_classes,
-        "ipc": images.ipc,
-        "image_size": images.settings.size,
-        "parameterisation": images.settings.parameterisation,
-        "decorrelate": images.settings.decorrelate,
-        "soft_labels": images.settings.soft_labels,
+        "num_classes": data.num_classes,
+        "ipc": ipc,
+        "image_size": images.size,
+        "parameterisation": images.parameterisation,
+        "decorrelate": images.decorrelate,
+        "soft_labels": images.soft_labels,
         "seed": seed,
         "optimizer": _describe(optimizer),
         "crop_size": viewer.crop_size,

@@ -208,7 +208,7 @@ class Distiller(L.LightningModule):
         """Gather images and optimiser state over ranks; a collective call."""
         if hasattr(self, "_diverged"):
             self._raise_if_diverged()
-        checkpoint[IDENTITY] = self._identity()
+        checkpoint[IDENTITY] = self.identity(self._data)
         gather_images(checkpoint, self.images.total, self.device)
         seal(checkpoint)
 
@@ -218,7 +218,7 @@ class Distiller(L.LightningModule):
         Raises:
             UserError: the checkpoint is of other images than this run's.
         """
-        check_identity(checkpoint, self._identity())
+        check_identity(checkpoint, self.identity(self._data))
         while len(self.images.pyramid.levels) < number_of_levels(checkpoint):
             self.images.pyramid.grow()
         take_images(checkpoint, self.images.mine)
@@ -228,8 +228,9 @@ class Distiller(L.LightningModule):
         data: ImageDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         return data
 
-    def _identity(self) -> dict[str, Any]:
-        return identity(self.images, self.viewer, self.objective, self.optimizer, self._data, self.seed)
+    def identity(self, data: ImageDataModule) -> dict[str, Any]:
+        """What a checkpoint of this module on a dataset says of itself, see `check_identity`."""
+        return identity(self.image_settings, self.ipc, self.viewer, self.objective, self.optimizer, data, self.seed)
 
     def _learnt_by_objective(self) -> list[Tensor]:
         return [parameter for parameter in self.objective.parameters() if parameter.requires_grad]

@@ -18,7 +18,7 @@ from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.preprocessing_choice import CANDIDATES, fit_or_choose
 from synthicl.probes.score import fit_and_score
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.tabicl.checkpoint import checkpoint_name, find_checkpoint
+from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_name, find_checkpoint
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing, columns_of
 
@@ -59,6 +59,8 @@ class TabICLEvaluation(L.Callback):
             raise UserError("--tabicl.candidates=[]: nothing to choose from. Name at least one, or leave the flag out.")
         self.checkpoint = checkpoint_name(checkpoint, model_path)
         self.model_path = find_checkpoint(checkpoint, model_path)
+        if model_path is not None:
+            check_checkpoint(self.model_path)
         self.preprocessing = preprocessing
         self.candidates = candidates
         self.n_estimators = n_estimators

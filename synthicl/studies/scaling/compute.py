@@ -81,6 +81,8 @@ def scaling(
 
 def check(shares: Sequence[float], samplings: Sequence[str], seeds: int, max_rows: int | None) -> None:
     """Refuse settings that are out of range, with the flag's name."""
+    if not shares or not samplings:
+        raise UserError("--shares, --samplings: nothing to score. Give at least one of each.")
     for share in shares:
         if not 0 < share <= 1:
             raise UserError(f"--shares={share}: a share of the training rows lies in (0, 1], for example 0.1.")

@@ -97,11 +97,13 @@ def weights_files(entries: Sequence[str]) -> dict[str, str]:
     """``name=path`` entries as a mapping.
 
     Raises:
-        UserError: an entry of another form.
+        UserError: an entry of another form, or a file that is not there.
     """
     for entry in entries:
         if not all(entry.partition("=")):
             raise UserError(f"--weights={entry}: give name=path, for example dinov2_vitb14=/data/weights.pth.")
+        if not Path(entry.partition("=")[2]).is_file():
+            raise UserError(f"--weights={entry}: no such file. Name the weights file itself.")
     return {name: path for name, _, path in (entry.partition("=") for entry in entries)}
 
 
