@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
 
 CONFIDENCE = "compare/confidence/"  # (q,): the probability of the predicted class
-LEAST = 5  # queries of a bin, of each draw, below which it is left out of the diagram
+LEAST = 10  # queries of a bin, of each draw, below which it is left out of the diagram
 TIMES = ("fit_seconds", "predict_seconds")
 
 
@@ -252,14 +253,15 @@ def reliability_diagram(results: Results, split: str) -> Figure:
         some = found.number >= LEAST * len(rows)
         color, count = COLORS[shown[key.context]], found.number[some]
         at, right = 100 * found.confidence[some], 100 * found.accuracy[some]
-        name = f"{label(key, rows)}, {rows[0].n_context} rows: calibration error {percent(found.error)} %"
+        error = float(np.mean([row.measures["ece"] for row in rows]))  # as in the table: not of all draws together
+        name = f"{label(key, rows)}, {rows[0].n_context} rows: calibration error {percent(error)} %"
         axes.plot(at, right, color=color, lw=1.2, marker="o", ms=4, label=name)
         axes.scatter(at, right, s=400 * count / found.number.sum(), color=color, alpha=0.25, lw=0)
-    axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
+    axes.set(xlim=(0, 104), ylim=(0, 104), aspect="equal")
     axes.set_xlabel(f"confidence: probability of the predicted class, %, {BINS} bins")
     queries = results.select(split=split)[0].n_query
     axes.set_ylabel(f"right on {split}, %, {queries} queries")
-    title = f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins with {LEAST} at least"
+    title = f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins of {LEAST} queries and more"
     axes.set_title(title, fontsize=9, loc="left")
     axes.legend(fontsize=8, loc="upper left", frameon=False)
     axes.grid(alpha=0.3)
@@ -284,7 +286,7 @@ def strip_plot(results: Results, split: str) -> Figure:
             axes.scatter(middle, position, s=40, color=color, zorder=3)
     axes.set_yticks(range(len(rows)))
     names = [f"{label(key, group)}, {group[0].n_context} rows" for key, group in rows.items()]
-    axes.set_yticklabels(reversed(names))
+    axes.set_yticklabels([textwrap.fill(name, 32) for name in reversed(names)])
     queries = results.select(split=split)[0].n_query
     axes.set_xlabel(f"accuracy on {split} in %, {queries} queries, {probe_title(*column)}")
     axes.set_title(

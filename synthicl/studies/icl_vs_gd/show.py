@@ -129,7 +129,7 @@ def rules_table(results: Results) -> list[Table]:
 
 def paths(results: Results) -> Figure:
     """Agreement and squared difference of probabilities against k lr: a line for each context and learning rate."""
-    figure, only = new_figure(9.6, 5.0)
+    figure, only = new_figure(9.6, 5.6)
     only.remove()
     panels = figure.subplots(1, 2)
     found = groups(results)
@@ -179,7 +179,7 @@ def paths(results: Results) -> Figure:
             for rule, marker in MARKERS.items()
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
     row = results.select(split="test")[0]
     figure.suptitle(
         f"Gradient descent on a softmax probe against {probe_title('tabicl', row.preprocessing)} on the same context; "
