@@ -23,6 +23,7 @@ from runs import LINEAR, curve, distil, find, machine, percent
 from synthicl.report.table import Table, markdown
 
 MAX_SEEDS = 20
+SLOW = ("lgm_reference",)  # 5,000 steps a run: with --only
 INIT = "--model.objective.init_args"
 COMMON = {
     "lr 0.01": ["--model.lr=0.01"],
@@ -74,6 +75,11 @@ VARIATIONS: dict[str, dict[str, list[str]]] = {
         "crops of 0.08 to 1": ["--model.views.augmentation.area=[0.08,1]"],
         **COMMON,
     },
+    "lgm_reference": {
+        "lr 0.0005": ["--model.lr=0.0005"],
+        "lr 0.005": ["--model.lr=0.005"],
+        "lr 0.02": ["--model.lr=0.02"],
+    },
     "lgm_views": {
         "clean images only": [f"{INIT}.weights=[1,0]"],
         "augmented views only": [f"{INIT}.weights=[0,1]"],
@@ -102,7 +108,8 @@ def main() -> None:
         body = []
         for name, changed in every.items():
             folder = options.output_dir / options.name / name.replace(", ", "/").replace(" ", "_")
-            wanted = options.seeds if options.only is None or name in options.only else 0
+            asked = objective not in SLOW if options.only is None else name in options.only
+            wanted = options.seeds if asked else 0
             runs = []
             for seed in range(MAX_SEEDS):
                 settings = [*flags, *LINEAR, f"--model.objective={objective}", *changed, f"--model.seed={seed}"]

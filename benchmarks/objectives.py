@@ -5,10 +5,13 @@
         --page docs/objectives-digits-ipc.md
     .venv/bin/python benchmarks/objectives.py --objectives lgm lgm_reference  # the public code's settings (slow)
     .venv/bin/python benchmarks/objectives.py --objectives lgm "lgm_reference --model.views.number=3"  # own flags
+    .venv/bin/python benchmarks/objectives.py --first_seed 100  # seeds that nobody has looked at
+    .venv/bin/python benchmarks/objectives.py --split_seeds 1 2 3 4 5 --first_seed 100  # the split varies as well
     .venv/bin/python benchmarks/objectives.py --name photographs -c configs/data/folder.yaml --data.root=my/images
 
 Flags that are not the script's go to train.py. A seed varies the optimisation only: backbone, split, preprocessing and
-TabICL are the same. Runs and scores that are there already are not made again.
+TabICL are the same. With --split_seeds each draw is a pair of its own: a split (val, and test where the dataset fixes
+none) and a seed. Runs and scores that are there already are not made again.
 """
 
 from __future__ import annotations
@@ -21,17 +24,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from runs import curve, distil, machine
+from runs import curve, distil, machine, percent
+from scipy.stats import ttest_1samp
 
 from synthicl.cli.evaluate import evaluate
 from synthicl.core.files import write_whole
-from synthicl.core.statistics import mean_accuracy, paired_difference
+from synthicl.core.statistics import Comparison, mean_accuracy, paired_difference
 from synthicl.report.page import render
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, difference_cells, markdown, percent_interval
 from synthicl.studies.compare import COMPARE
-from synthicl.studies.results import Results, Row
+from synthicl.studies.few_shot.episodes import t_interval
+from synthicl.studies.results import Results, Row, probe_title
 from synthicl.studies.transfer import TRANSFER
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
@@ -46,8 +52,8 @@ def score(run: Path | str, options: argparse.Namespace, ipc: int, real: bool) ->
     settings = {"contexts": REAL if real else (), "probes": probes, "checkpoints": [JUDGE], "reference_seeds": 1}
     if real:
         settings |= {"ipc": ipc, "random_draws": options.random_draws}
-    output = options.output_dir / options.name / f"real_{ipc}" if real else None
-    return evaluate(COMPARE, run, {}, settings, output)
+    folder = Path(run) if options.split_seeds else options.output_dir / options.name
+    return evaluate(COMPARE, run, {}, settings, folder / f"real_{ipc}" if real else None)
 
 
 def cell(results: Results, rows: list[Row]) -> str:
@@ -72,7 +78,7 @@ def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     header = [
         "context",
         "rows",
-        *(f"{probe} ({preprocessing})" if preprocessing else probe for probe, preprocessing in probes),
+        *(probe_title(*probe) for probe in probes),
     ]
     accuracy = Table(f"Accuracy on test in %, {ipc} per class, {queries} queries, 95 % intervals", header, body)
 
@@ -90,6 +96,44 @@ def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired on the queries", header, body)]
 
 
+def nested_tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
+    """Means over (split, seed) pairs with Student's interval; differences are paired by pair, and Holm-corrected.
+
+    Each pair has its own queries, so pairs are the draws and queries are not resampled.
+    """
+    test = results.select(command="compare", split="test", ipc=ipc)
+    probes = sorted({(row.probe, row.preprocessing) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
+    names = [*(name for name in REAL if name != "all"), *objectives, "all"]
+
+    def accuracies(name: str, probe: tuple[str, str]) -> np.ndarray:
+        """By pair, which its seed names; the mean over draws of random contexts."""
+        by_seed: dict[int, list[float]] = {}
+        for row in test:
+            if row.context == name and (row.probe, row.preprocessing) == probe:
+                by_seed.setdefault(row.seed, []).append(row.accuracy)
+        return np.array([np.mean(by_seed[seed]) for seed in sorted(by_seed)])
+
+    body = []
+    for name in names:
+        rows = [row for row in test if row.context == name]
+        cells = [percent(list(found)) if len(found := accuracies(name, probe)) else "" for probe in probes]
+        body.append([name, str(rows[0].n_context), *cells])
+    pairs = len(accuracies(names[-1], probes[0]))
+    header = ["context", "rows", *(probe_title(*probe) for probe in probes)]
+    title = f"Accuracy on test in %, {ipc} per class, mean of {pairs} (split, seed) pairs, Student's 95 % intervals"
+    accuracy = Table(title, header, body)
+
+    compared = [(name, other) for name in objectives for other in ("centroid", "class_mean", "all")]
+    differences = [accuracies(name, probes[0]) - accuracies(other, probes[0]) for name, other in compared]
+    comparisons = [Comparison(t_interval(found), float(ttest_1samp(found, 0).pvalue)) for found in differences]
+    body = [
+        [f"{name} - {other}", *points]
+        for (name, other), points in zip(compared, difference_cells(comparisons), strict=True)
+    ]
+    header = ["difference", "points [95 % interval]", "p (Holm)"]
+    return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired by (split, seed)", header, body)]
+
+
 def transfer_table(results: Results, objectives: list[str], backbone: str) -> Table:
     """What the images are worth where another backbone sees them."""
     test = results.select(command="transfer", split="test")
@@ -99,7 +143,7 @@ def transfer_table(results: Results, objectives: list[str], backbone: str) -> Ta
         count = len({(row.seed, row.draw) for row in rows})
         cells = [cell(results, [row for row in rows if row.probe == probe]) for probe in ("tabicl", "linear")]
         body.append([f"{name} ({count})" if count > 1 else name, *cells])
-    header = ["context", f"tabicl ({test[0].preprocessing})", "linear"]
+    header = ["context", probe_title("tabicl", test[0].preprocessing), probe_title("linear", "")]
     return Table(f"Seen by {backbone}: accuracy on test in %, {test[0].n_query} queries, 95 % intervals", header, body)
 
 
@@ -129,6 +173,10 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=OBJECTIVES)
     parser.add_argument("--ipc", type=int, nargs="+", default=[1])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first_seed", type=int, default=0, help="seeds count from here: fresh ones for a final table")
+    parser.add_argument(
+        "--split_seeds", type=int, nargs="+", help="a split for each draw in place of --seeds: intervals over both"
+    )
     parser.add_argument("--random_draws", type=int, default=20)
     parser.add_argument("--linear_reference", action=argparse.BooleanOptionalAction, default=True, help="slow")
     parser.add_argument("--transfer", help="a backbone that is shown the images as well")
@@ -141,14 +189,20 @@ def main() -> None:
         "--tabicl.preprocessing=rotated16",
     ]  # val's choice, docs/bundled.md
 
+    if options.split_seeds and options.transfer:
+        parser.error("--split_seeds: not together with --transfer, whose table has one split.")
+    splits = options.split_seeds or [None] * options.seeds
+    pairs = [(split, options.first_seed + draw) for draw, split in enumerate(splits)]
     together, parts, seconds = Results(), [], []
     for ipc in options.ipc:
         runs: dict[str, list[Path]] = {}
         for objective in options.objectives:
-            for seed in range(options.seeds):
+            for split, seed in pairs:
                 name, *own = objective.split()
                 folder = options.output_dir / options.name / "_".join([name, *own]) / f"ipc_{ipc}" / f"seed_{seed}"
                 varied = [f"--model.objective={name}", *own, f"--model.ipc={ipc}", f"--model.seed={seed}"]
+                if split is not None:
+                    folder, varied = folder / f"split_{split}", [*varied, f"--data.split_seed={split}"]
                 runs.setdefault(objective, []).append(distil(folder, [*flags, *varied]))
             for run in runs[objective]:
                 add(together, score(run, options, ipc, real=False).of("compare"), {"synthetic": objective}, "last")
@@ -163,11 +217,13 @@ def main() -> None:
                         add(together, found, {name: name for name in REAL}, "")
             times = [curve(run).seconds[-1] for run in runs[objective]]
             seconds.append([objective, str(ipc), f"{min(times):.0f} to {max(times):.0f}"])
-        first = next(iter(runs.values()))[0]
-        add(together, score(first, options, ipc, real=True).of("compare"), {name: name for name in REAL}, "")
+        first = next(iter(runs.values()))
+        for run in first if options.split_seeds else first[:1]:  # real contexts are the same for all runs of a split
+            add(together, score(run, options, ipc, real=True).of("compare"), {name: name for name in REAL}, "")
         picture = options.page.parent / "images" / f"{options.page.stem}-{ipc}.png"
         plot(runs, together, picture, ipc)
-        parts += [f"### {table.title}\n\n{markdown(table)}" for table in tables(together, options.objectives, ipc)]
+        make = nested_tables if options.split_seeds else tables
+        parts += [f"### {table.title}\n\n{markdown(table)}" for table in make(together, options.objectives, ipc)]
         parts.append(f"![accuracy on val against time](images/{picture.name})")
     if options.transfer:
         table = transfer_table(together, options.objectives, options.transfer)
@@ -177,10 +233,13 @@ def main() -> None:
         + markdown(Table("", ["objective", "per class", "s"], seconds))
     )
     command = shlex.join([".venv/bin/python", "benchmarks/objectives.py", *sys.argv[1:]])
+    ran = f"seeds {pairs[0][1]} to {pairs[-1][1]} of the optimisation, one backbone and one split"
+    if options.split_seeds:
+        ran = f"the (split, seed) pairs {', '.join(map(str, pairs))} and one backbone"
+    judge = probe_title(f"tabicl {JUDGE}", "")
     about = (
-        f"Written by `{command}`. Every objective ran with {options.seeds} seed(s) of the optimisation, one backbone "
-        "and one split. The number in brackets after a context is its number of seeds or draws. "
-        f"`tabicl {JUDGE}` is a TabICL of another pre-training seed. It was never in the loop."
+        f"Written by `{command}`. Every objective ran with {ran}. The number in brackets after a context is its number "
+        f"of seeds or draws. `{judge}` is a TabICL of another pre-training seed. It was never in the loop."
     )
     options.page.write_text(
         f"# Objectives on {options.name}\n\n{about}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"

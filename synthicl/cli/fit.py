@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.cli.command_line import EARLY, agree, split, with_defaults
-from synthicl.cli.evaluate import evaluate
+from synthicl.cli.evaluate import evaluate, program
 from synthicl.core.configuration import default_files
 from synthicl.core.distributed import ImageParallelStrategy
 from synthicl.core.errors import UserError, check_between
@@ -31,6 +31,7 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.callbacks.cost import Cost
 from synthicl.distillation.callbacks.export import Export
 from synthicl.distillation.callbacks.image_grid import ImageGrid
+from synthicl.distillation.callbacks.probe_evaluation import ProbeEvaluation
 from synthicl.distillation.callbacks.progress import DistillationProgress
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.checkpoint import check_identity
@@ -38,9 +39,14 @@ from synthicl.distillation.checkpoint_files import SCORE, RunCheckpoint, WholeFi
 from synthicl.distillation.distiller import Distiller
 from synthicl.distillation.images import bytes_of_images
 from synthicl.studies.compare import COMPARE
+from synthicl.studies.publish import TEST_IS_SCORED
 
-TABLE = {"contexts": ("random", "centroid", "class_mean", "all"), "probes": ("tabicl", "linear")}
-"""What the table at the end of a fit holds; ``evaluate.py compare`` has more."""
+TABLE = {
+    "contexts": ("random", "centroid", "class_mean", "all"),
+    "probes": ("tabicl", "linear"),
+    "splits": ("val",),
+}
+"""What the table at the end of a fit holds; ``synthicl compare`` has more, and scores test."""
 
 
 def _folder(trainer: L.Trainer) -> Path:
@@ -188,21 +194,41 @@ def copy(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if name == "callbacks" else value for name, value in kwargs.items()}
 
 
+class Logger(TensorBoardLogger):
+    """TensorBoard without Lightning's ``epoch``, which says nothing here: a run is counted in steps."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log what is not the epoch."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+
+HYPERPARAMETERS = (
+    *("data.name", "data.split_seed", "backbone.name", "tabicl.checkpoint", "model.objective.class_path", "model.ipc"),
+    *("model.seed", "model.lr", "model.lr_schedule", "model.images.grow_every", "model.views.number"),
+    *("model.real.source", "trainer.max_steps", "trainer.precision"),
+)
+"""What TensorBoard compares runs by; config.yaml has every setting."""
+
+
 class LogHyperparameters(L.Callback):
-    """Put the settings into TensorBoard's hparams, with the last accuracy on val as their metric.
+    """Put the settings that matter into TensorBoard's hparams, with the last accuracies on val as their metrics.
 
     Args:
-        settings: by group.
+        settings: by dotted name.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log them; without a validation there is no metric to show."""
-        accuracy = trainer.callback_metrics.get("val/tabicl_accuracy")
-        if accuracy is not None and isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.log_hyperparams(self.settings, {"hparams/val_tabicl_accuracy": accuracy})
+        found = {probe: trainer.callback_metrics.get(f"val/{probe}_accuracy") for probe in ("tabicl", "linear")}
+        if found["tabicl"] is None or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        shown = {name: self.settings.get(name) for name in HYPERPARAMETERS}
+        shown["tabicl.preprocessing"] = TabICLEvaluation.of(trainer).preprocessing
+        metrics = {f"hparams/val_{probe}_accuracy": value for probe, value in found.items() if value is not None}
+        trainer.logger.log_hyperparams(shown, metrics)
 
 
 class DistillCLI(LightningCLI):
@@ -245,6 +271,7 @@ class DistillCLI(LightningCLI):
         super().parse_arguments(parser, args)
         assert isinstance(args, list)
         settings = self.config[self.config["subcommand"]]
+        self.made_by = shlex.join([program(), *args])
         agree(with_defaults(split(args)[1]), settings.get, EARLY)
         check_trainer_settings(settings["trainer"])
         check_between(1, MOST_DRAWS, "--", random_draws=settings["random_draws"])
@@ -271,16 +298,19 @@ class DistillCLI(LightningCLI):
             if checkpoint:
                 self._check_checkpoint(checkpoint)
             self.began(run)
-            kwargs["logger"] = TensorBoardLogger(run.parent.parent, run.parent.name, run.name, default_hp_metric=False)
+            kwargs["logger"] = Logger(run.parent.parent, run.parent.name, run.name, default_hp_metric=False)
             kwargs["plugins"] = [WholeFiles()]
+            asked = self._get(self.config_init, "trainer.callbacks") or []
+            with_linear = any(
+                isinstance(callback, ProbeEvaluation) and callback.probe == "linear" for callback in asked
+            )
             kwargs["callbacks"] = [
-                *(self._get(self.config_init, "trainer.callbacks") or []),
+                *asked,
+                *([] if with_linear else [ProbeEvaluation("linear")]),
                 ImageGrid(),
                 Cost(),
                 *([] if settings["trainer"]["enable_progress_bar"] is False else [DistillationProgress()]),
-                LogHyperparameters(
-                    {name: settings[name].as_dict() for name in ("data", "backbone", "tabicl", "model", "trainer")}
-                ),
+                LogHyperparameters(settings),
                 # Both are written at validations. "last" comes second: it holds what "best" has seen.
                 RunCheckpoint(run, "best", SCORE),
                 RunCheckpoint(run, "last"),
@@ -342,11 +372,18 @@ class DistillCLI(LightningCLI):
             )
 
     def after_fit(self) -> None:
-        """Score the exported context sets as ``evaluate.py compare`` does, and print the table."""
+        """Score the exported context sets on val as ``synthicl compare`` does, and print the table."""
         if torch.distributed.is_initialized():  # the scoring is rank 0's alone
             torch.distributed.destroy_process_group()
         if self.trainer.is_global_zero:
-            evaluate(COMPARE, _folder(self.trainer), {}, TABLE, device=self.trainer.strategy.root_device)
+            folder, device = _folder(self.trainer), self.trainer.strategy.root_device
+            evaluate(COMPARE, folder, {}, TABLE, device=device, made_by=self.made_by)
+            print(f"This is val, for choosing. Once you have chosen, score test: {program()} compare {folder}")
+
+    def after_test(self) -> None:
+        """Say what a score on test is not for."""
+        if self.trainer.is_global_zero:
+            print(TEST_IS_SCORED)
 
 
 def run(args: list[str]) -> None:

@@ -19,12 +19,15 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from synthicl import InContextClassifier
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones import create_backbone
+from synthicl.cli.evaluate import program
+from synthicl.cli.fit import HYPERPARAMETERS
 from synthicl.cli.main import evaluate, train
 from synthicl.core.settings import of_subject
 from synthicl.data.datamodule import ImageDataModule
@@ -91,21 +94,24 @@ def test_the_folder_is_the_artefact(finished):
 def test_what_is_printed(finished):
     folder, out = finished
     assert re.search(r"10 synthetic images, 12 steps, at first [\d.]+ s each", out)
-    for word in ("random (3 draws)", "centroid", "class_mean", "synthetic", "all", "tabicl (rotated8)", "linear"):
+    for word in ("random images (3 draws)", "nearest to class mean", "class means", "synthetic", "all training images"):
         assert word in out
-    assert "95 % intervals" in out
-    assert out.rstrip().splitlines()[-1].endswith(str(folder))
+    for word in ("TabICL (8 rotated columns)", "logistic regression", "Accuracy on val in %, 359 queries"):
+        assert word in out
+    assert "on test" not in out  # nobody chooses by it unasked
+    assert out.rstrip().splitlines()[-1].endswith(f"score test: {program()} compare {folder}")
 
 
 def test_results_use_the_words_of_the_docs(finished):
     rows = json.loads((finished[0] / "results.json").read_text())
     assert {row["context"] for row in rows} == {"random", "centroid", "class_mean", "synthetic", "all"}
     assert {(row["probe"], row["preprocessing"]) for row in rows} == {("tabicl", "rotated8"), ("linear", "")}
-    assert {row["split"] for row in rows} == {"val", "test"}
+    assert {row["split"] for row in rows} == {"val"}
     assert {row["checkpoint"] for row in rows if row["context"] == "synthetic"} == {"last", "best_on_val"}
-    assert {row["n_query"] for row in rows if row["split"] == "test"} == {539}
+    assert {row["n_query"] for row in rows} == {359}
+    assert all("synthicl fit --config" in row["made_by"] for row in rows)
     assert {row["n_context"] for row in rows} == {10, 899}
-    assert len([row for row in rows if row["context"] == "random"]) == 3 * 2 * 2
+    assert len([row for row in rows if row["context"] == "random"]) == 3 * 2
 
 
 def test_images_embedded_again_give_the_stored_rows_and_the_stored_accuracy(finished):
@@ -118,13 +124,13 @@ def test_images_embedded_again_give_the_stored_rows_and_the_stored_accuracy(fini
     backbone = create_backbone("mini")
     embeddings = backbone(pixels / 255)
     torch.testing.assert_close(embeddings, context.embeddings, rtol=1e-5, atol=1e-5)
-    test = ImageDataModule("digits").splits["test"]
+    val = ImageDataModule("digits").splits["val"]
     probe = TabICLProbe(Deployment(context.preprocessing, "mini", MINI))
     probe.fit(LabelledEmbeddings(embeddings, torch.tensor([label for _, label in dataset.samples])))
-    queries = embed_clean(backbone, test, 32)
+    queries = embed_clean(backbone, val, 32)
     _, measured = score(probe, queries, context.labels.unique().numpy())
-    (row,) = Results.load(folder).select(context="synthetic", checkpoint="last", probe="tabicl", split="test")
-    assert measured["accuracy"] == pytest.approx(row.accuracy, abs=1 / 539 + 1e-9)
+    (row,) = Results.load(folder).select(context="synthetic", checkpoint="last", probe="tabicl", split="val")
+    assert measured["accuracy"] == pytest.approx(row.accuracy, abs=1 / 359 + 1e-9)
 
 
 def test_best_on_val_is_the_best_validation(finished):
@@ -140,10 +146,14 @@ def test_best_on_val_is_the_best_validation(finished):
 
 def test_tensorboard_shows_curves_images_and_settings(finished):
     events = EventAccumulator(str(finished[0])).Reload()
-    scalars = {"train/loss", "train/lr", "train/resolution", "val/tabicl_accuracy", "val/tabicl_cross_entropy"}
-    assert set(events.Tags()["scalars"]) >= scalars | {"val/tabicl_seconds"}
+    scalars = {"train/loss", "train/lr", "train/resolution", "train/seconds", "val/tabicl_accuracy"}
+    scalars |= {"val/linear_accuracy", "val/tabicl_cross_entropy", "val/tabicl_seconds"}
+    assert {tag for tag in events.Tags()["scalars"] if not tag.startswith("hparams/")} == scalars  # no epoch
     assert len(events.Images("synthetic images")) == 3
-    assert any("hparams" in tag for tag in events.PluginTagToContent("hparams"))
+    hparams = events.PluginTagToContent("hparams")
+    shown = HParamsPluginData.FromString(hparams["_hparams_/session_start_info"]).session_start_info.hparams
+    assert set(shown) == {*HYPERPARAMETERS, "tabicl.preprocessing"} and len(shown) < 20
+    assert shown["data.name"].string_value == "digits" and shown["trainer.max_steps"].number_value == 12
 
 
 def test_evaluate_adds_what_the_table_lacks_and_repeats_nothing(finished, capsys):
@@ -153,10 +163,12 @@ def test_evaluate_adds_what_the_table_lacks_and_repeats_nothing(finished, capsys
     after = Results.load(folder)
     assert before.rows.items() <= after.rows.items()  # the seconds too: nothing was measured again
     added = [row for key, row in after.rows.items() if key not in before.rows]
-    assert {row.context for row in added if row.probe == "tabicl"} == {"herding", "neighbours"}
+    new_on_val = {row.context for row in added if row.probe == "tabicl" and row.split == "val"}
+    assert new_on_val == {"herding", "neighbours"}
     assert all("synthicl compare" in row.made_by for row in added)
     out = capsys.readouterr().out
     assert "synthetic - herding" in out
+    assert "\ntest is scored: choose nothing by it.\n" in out
     assert "Seconds to fit + to predict 539 queries" in out
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "herding" in page and "data:image/png;base64" in page and "config.yaml" in page
@@ -169,7 +181,7 @@ def test_evaluate_a_context_set_without_its_run(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "best_on_val", tmp_path / "set")
     assert evaluate(["compare", str(tmp_path / "set"), "--probes=linear", "--contexts=class_mean"]) == 0
     assert {row.context for row in Results.load(tmp_path / "set").rows.values()} == {"class_mean", "synthetic"}
-    assert "class_mean" in capsys.readouterr().out
+    assert "class means (no images)" in capsys.readouterr().out
 
 
 def test_images_that_changed_under_a_folder_make_its_results_void(finished, tmp_path):
@@ -240,10 +252,13 @@ def test_a_run_is_evaluated_on_its_own_split(tmp_path, capsys):
     expected = {row["run"]["split_seed"] for row in json.loads(before)}
     assert expected == {3}
     for subject in (folder, tmp_path / "set"):
-        assert evaluate(["compare", str(subject), "--probes=linear", "--contexts=class_mean"]) == 0
+        flags = ["--probes=linear", "--contexts=class_mean", "--splits=val"]
+        assert evaluate(["compare", str(subject), *flags]) == 0
     assert (folder / "results.json").read_bytes() == before  # the same images: nothing was scored again
     rows = [Results.load(place).select(probe="linear", context="class_mean") for place in (folder, tmp_path / "set")]
-    assert len({(row.split, row.fingerprint) for found in rows for row in found}) == 2
+    assert len({(row.split, row.fingerprint) for found in rows for row in found}) == 1
+    assert evaluate(["compare", str(folder), "--splits=train"]) == 2
+    assert "--splits=train: unknown. Choose among: val, test." in capsys.readouterr().err
     assert evaluate(["compare", str(folder), "--data.split_seed=4"]) == 2
     assert f"--data.split_seed=4: {folder} has its own" in capsys.readouterr().err
 
@@ -314,6 +329,7 @@ def test_validate_and_test_score_a_checkpoint(finished):
         code, out, err = run(command, *DIGITS, *QUICK, f"--ckpt_path={folder}/checkpoints/last.ckpt")
         assert code == 0, err
         assert f"{split}/tabicl_accuracy" in out
+        assert ("test is scored: choose nothing by it." in out) == (split == "test")
 
 
 def test_a_finished_run_resumes_with_flags_that_win(tmp_path):

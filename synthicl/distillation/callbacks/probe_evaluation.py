@@ -1,4 +1,4 @@
-"""Any other probe at each validation, beside TabICL."""
+"""Another probe at each validation, beside TabICL: logistic regression by default."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from synthicl.probes.score import fit_and_score
 class ProbeEvaluation(L.Callback):
     """Fit a probe on the current context rows and log ``val/<probe>_accuracy``, on the queries that TabICL is asked.
 
-    In use: ``--trainer.callbacks+=synthicl.distillation.callbacks.probe_evaluation.ProbeEvaluation
-    --trainer.callbacks.probe=linear``.
+    Every fit has one with ``linear``. One more: ``--trainer.callbacks+=synthicl.distillation.callbacks.\
+probe_evaluation.ProbeEvaluation --trainer.callbacks.probe=knn``. It has its own random state and changes no image.
 
     Args:
         probe: name of the probe, one that needs embeddings only.
@@ -32,8 +32,11 @@ class ProbeEvaluation(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on val; a collective call."""
         assert isinstance(pl_module, Distiller)
-        queries = TabICLEvaluation.of(trainer).queries(trainer, pl_module, "val")
-        rows, accuracy = pl_module.viewer.context(pl_module.images), 0.0
+        if trainer.sanity_checking:
+            return
+        evaluation = TabICLEvaluation.of(trainer)
+        queries, rows = evaluation.queries(trainer, pl_module, "val"), evaluation.rows(trainer, pl_module)
+        accuracy = 0.0
         if trainer.is_global_zero:
             deployment = pl_module.deployment
             with isolate_rng():

@@ -66,6 +66,7 @@ class TabICLEvaluation(L.Callback):
         self.n_estimators = n_estimators
         self.max_queries = max_queries
         self._queries: dict[str, LabelledEmbeddings] = {}
+        self._rows: tuple[int, LabelledEmbeddings | None] = (0, None)
 
     @staticmethod
     def of(trainer: L.Trainer) -> TabICLEvaluation:
@@ -134,6 +135,14 @@ class TabICLEvaluation(L.Callback):
             self._queries[split] = queries
         return self._queries[split]
 
+    def rows(self, trainer: L.Trainer, module: Distiller) -> LabelledEmbeddings:
+        """The context rows at this step, embedded once for all who score them. A collective call at first."""
+        step, rows = self._rows
+        if rows is None or step != trainer.global_step:
+            rows = module.viewer.context(module.images)
+            self._rows = trainer.global_step, rows
+        return rows
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Score on val."""
         if not trainer.sanity_checking:
@@ -146,7 +155,7 @@ class TabICLEvaluation(L.Callback):
     def _score_and_log(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
         assert isinstance(module, Distiller)
         queries = self.queries(trainer, module, split)
-        rows = module.viewer.context(module.images)
+        rows = self.rows(trainer, module)
         measured: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
