@@ -68,7 +68,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         checkpoint: of TabICL: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``. Each tells 10 classes apart at once; more
             go through tabicl's own tree of classes.
         model_path: a checkpoint file in its place.
-        n_estimators: ensemble members in place of the preprocessing's own number, from 1 to 1000.
+        n_estimators: ensemble members in place of the preprocessing's own number, from 1 to 10,000.
         device: where backbone and TabICL run.
         random_state: seed of the ensemble's shuffles; a generator, or None for NumPy's, draws one in `fit`.
 
@@ -111,6 +111,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes, labels = np.unique(y, return_inverse=True)
         z = torch.from_numpy(np.array(rows, order="C"))  # torch knows no rows that run backwards
         if isinstance(self.preprocessing, Preprocessing):
+            check_members(self.preprocessing.n_estimators, "preprocessing.n_estimators")
             mean = self.preprocessing.mean
             if mean is not None and len(mean) != z.shape[1]:
                 raise UserError(

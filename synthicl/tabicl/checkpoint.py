@@ -98,7 +98,7 @@ def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
     # Names are checked before torch is loaded, files are opened after.
     import torch
 
-    # Likewise.
+    # Loads tabicl with it.
     from synthicl.tabicl.differentiable import misfit
 
     try:

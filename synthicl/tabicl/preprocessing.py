@@ -26,7 +26,7 @@ from torch import Tensor
 from synthicl.core.errors import UserError
 from synthicl.core.randomness import keyed_generator
 
-MOST_MEMBERS = 1000  # of an ensemble; each is a forward pass of its own
+MOST_MEMBERS = 10_000  # of an ensemble; each is a forward pass of its own
 _REDUCTION = re.compile(r"(pca|rotated)([1-9]\d{0,5})", re.ASCII)
 
 

@@ -248,7 +248,7 @@ def put(kind: str, path: Path) -> Path:
     return path
 
 
-MEMBERS = r"n_estimators=.*: must be a whole number from 1 to 1000"
+MEMBERS = r"n_estimators=.*: must be a whole number from 1 to 10000"
 CONTEXT_SETS = [
     ("embeddings NaN", tensor("embeddings", at(0, 0, value=NAN)), "embeddings holds NaN or infinite numbers"),
     ("embeddings infinite", tensor("embeddings", at(1, 2, value=-INFINITE)), "embeddings holds NaN or infinite"),
@@ -1160,7 +1160,7 @@ def fitted(**settings: object):
                 fitted(n_estimators=value),
                 rf"^n_estimators={re.escape(str(value))}: must be a whole number from 1",
             )
-            for value in (0, -3, 1001, 10**30, True, False, 1.5, "8", NAN)
+            for value in (0, -3, 10_001, 10**30, True, False, 1.5, "8", NAN)
         ),
         ("preprocessing unknown", fitted(preprocessing="umap"), "^preprocessing=umap: unknown"),
         (
@@ -1173,6 +1173,7 @@ def fitted(**settings: object):
             fitted(preprocessing=Preprocessing("pca1", 1, torch.zeros(3), torch.zeros(3, 1))),
             "^preprocessing=pca1: is for rows of 3 numbers, and X has 6",
         ),
+        ("no members", fitted(preprocessing=Preprocessing("raw", 0)), r"^preprocessing\.n_estimators=0: must be"),
         ("checkpoint unknown", fitted(checkpoint="v9"), "^checkpoint=v9: unknown"),
         ("no file", fitted(model_path="gone.ckpt"), "Supply it with model_path=PATH"),
         ("file a folder", fitted(model_path="."), "^model_path=.: not a TabICL checkpoint"),
