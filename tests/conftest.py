@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 
+# Read when the first property test begins; what it keeps between runs stays out of the checkout.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{tempfile.gettempdir()}/hypothesis")
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it once, when it is imported
 # What hypothesis remembers of our sources; it would lie in the working tree.
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "synthicl-hypothesis"))  # noqa: PTH118

@@ -418,7 +418,10 @@ def run(args: list[str]) -> None:
     try:
         _run(folders.append, args)
     except ValueError as error:
-        raise mistake_within(error) or error from error
+        mistake = mistake_within(error)
+        if mistake is None:
+            raise
+        raise mistake from error
     except (KeyboardInterrupt, SystemExit) as stop:
         if args[:1] == ["fit"]:
             stop.add_note(how_to_resume(folders[0] if folders else None))

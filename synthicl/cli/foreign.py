@@ -26,7 +26,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "trainer.logger": (None, True),
     "trainer.plugins": (None,),
     "trainer.strategy": ("auto", "ddp"),
-    "trainer.profiler": (None,),
+    "trainer.profiler": (None, "simple", "advanced"),
     "trainer.default_root_dir": (None,),
     "trainer.model_registry": (None,),
 }
