@@ -101,7 +101,7 @@ def test_a_finding_stands_first_everywhere_and_test_is_named_as_scored(tmp_path,
 def test_figures_scroll_before_their_letters_are_too_small(published):
     _, page, _ = published
     assert 'alt="A line for each of' in page
-    assert re.search(r'style="min-width: 576px"', page)  # 8 inches
+    assert re.search(r'style="min-width: 353px"', page)  # 4.9 inches
 
 
 @pytest.mark.parametrize(
