@@ -111,7 +111,7 @@ def stripes(called):
 def test_dataset(stripes):
     splits = dataset_spec("stripes").load(Path(), 0).splits
     assert {name: len(split) for name, split in splits.items()} == {"train": 90, "val": 36, "test": 54}
-    rows = Results.load(stripes).select(split="test", context="synthetic", probe="tabicl")
+    rows = Results.load(stripes).select(split="val", context="synthetic", probe="tabicl")
     assert {row.run["dataset"] for row in rows} == {"stripes"}
 
 

@@ -95,7 +95,7 @@ def data_address(content: bytes, kind: str) -> str:
 
 def tie(cell: str) -> str:
     """A cell whose intervals and sums do not break at the end of a line: ``[93.9, 97.3]``, ``0.06 + 0.12``."""
-    return re.sub(r"(?<=\d), (?=[-+\d])", ",\u00a0", cell).replace(" + ", "\u00a0+\u00a0")
+    return re.sub(r"(?<=\d) \+ (?=\d)", "\u00a0+\u00a0", re.sub(r"(?<=\d), (?=[-+\d])", ",\u00a0", cell))
 
 
 def report_text(sections: Sequence[Section]) -> str:

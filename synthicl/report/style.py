@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 COLORS = {"synthetic": "#EE6677", "real": "#4477AA", "all": "#228833", "other": "#AA3377", "reference": "#BBBBBB"}
 CYCLE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
+NARROW = 4.9  # inches of a figure that a telephone shows whole, with letters that can be read
 
 
 def new_figure(width: float = 8.0, height: float = 4.5) -> tuple[Figure, Axes]:

@@ -18,6 +18,7 @@ from synthicl.core.errors import UserError
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.transforms import SquareImages
+from synthicl.distillation.callbacks.probe_evaluation import ProbeEvaluation
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.checkpoint_files import seal
 from synthicl.distillation.color import correlate_colors
@@ -595,3 +596,11 @@ def test_objectives_and_augmentation_out_of_range(make):
 def test_path_of_weights_must_be_a_file(tmp_path):
     with pytest.raises(UserError, match=r"--backbone\.weights=.*: not a file"):
         create_backbone("mini", Path(tmp_path))
+
+
+def test_a_probe_beside_tabicl_changes_no_image():
+    def run(*probes: ProbeEvaluation) -> Distiller:
+        evaluations = [TabICLEvaluation(preprocessing="rotated4", n_estimators=1, max_queries=40), *probes]
+        return fit(steps=8, callbacks=evaluations, trainer_settings={"val_check_interval": 2})
+
+    assert_equal(run(), run(ProbeEvaluation("linear")))

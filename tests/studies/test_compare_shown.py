@@ -159,7 +159,7 @@ def test_spread_gives_way_to_more_probes(results):
 def test_the_strip_plot_shows_every_context_and_draw(results):
     (figure,) = figures(results).values()
     (axes,) = figure.axes
-    names = [text.get_text() for text in axes.get_yticklabels()]
+    names = [text.get_text() for text in axes.texts]
     assert names == [
         "all training images, 898 rows",
         "synthetic (best on val), 10 rows",
@@ -168,7 +168,7 @@ def test_the_strip_plot_shows_every_context_and_draw(results):
         "nearest to class mean, 10 rows",
         "random images (3 draws), 10 rows",
     ]
-    assert "200 queries, TabICL (16 rotated columns)" in axes.get_xlabel()
+    assert "200 queries,\nTabICL (16 rotated columns)" in axes.get_xlabel()
     points = sorted(x for collection in axes.collections for x, y in collection.get_offsets() if round(y) == 5)
     assert points == pytest.approx([60, 70, 80])
 

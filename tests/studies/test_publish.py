@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from synthicl.report.page import tie
 from synthicl.studies.compare import COMPARE
 from synthicl.studies.publish import publish
 from synthicl.studies.results import Results, Row
@@ -100,4 +101,16 @@ def test_a_finding_stands_first_everywhere_and_test_is_named_as_scored(tmp_path,
 def test_figures_scroll_before_their_letters_are_too_small(published):
     _, page, _ = published
     assert 'alt="A line for each of' in page
-    assert re.search(r'style="min-width: 576px"', page)  # 8 inches
+    assert re.search(r'style="min-width: 353px"', page)  # 4.9 inches
+
+
+@pytest.mark.parametrize(
+    ("cell", "tied"),
+    [
+        ("95.9 [93.9, 97.3], 5 draws", "95.9 [93.9,\u00a097.3], 5 draws"),
+        ("0.06 + 0.12", "0.06\u00a0+\u00a00.12"),
+        ("test + 2.0 noise", "test + 2.0 noise"),
+    ],
+)
+def test_intervals_and_sums_of_a_cell_do_not_break(cell, tied):
+    assert tie(cell) == tied

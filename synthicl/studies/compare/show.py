@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from synthicl.core.statistics import Comparison, holm, mean_accuracy, paired_difference
 from synthicl.core.words import words
 from synthicl.probes.calibration import BINS, Reliability, reliability
-from synthicl.report.style import COLORS, new_figure
+from synthicl.report.style import COLORS, NARROW, new_figure
 from synthicl.report.table import Table, against, difference_cells, percent, percent_interval
 from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
@@ -271,27 +270,27 @@ def reliability_diagram(results: Results, split: str) -> Figure:
 def strip_plot(results: Results, split: str) -> Figure:
     """Every context's accuracy with TabICL: random draws as points with their mean line, the others with intervals."""
     column, rows = probes(results, split)[0], of_column(results, split)
-    figure, axes = new_figure(height=0.45 * len(rows) + 1.4)
+    figure, axes = new_figure(NARROW, 0.5 * len(rows) + 1.2)
     random = np.random.default_rng(0)  # the jitter of points, nothing else
     for position, (key, group) in enumerate(reversed(rows.items())):
         color = COLORS[key.context if key.context in ("synthetic", "all") else "real"]
         interval = mean_accuracy(results.correct(group))
         middle, low, high = (100 * value for value in interval)
         if len(group) > 1:
-            jitter = random.uniform(-0.22, 0.22, len(group))
+            jitter = random.uniform(-0.2, 0.1, len(group))
             axes.scatter([100 * row.accuracy for row in group], position + jitter, s=12, color=color, alpha=0.5, lw=0)
-            axes.plot([middle, middle], [position - 0.35, position + 0.35], color=color, lw=2)
+            axes.plot([middle, middle], [position - 0.25, position + 0.2], color=color, lw=2)
         else:
             axes.plot([low, high], [position, position], color=color, lw=2, alpha=0.5)
             axes.scatter(middle, position, s=40, color=color, zorder=3)
-    axes.set_yticks(range(len(rows)))
-    names = [f"{label(key, group)}, {group[0].n_context} rows" for key, group in rows.items()]
-    axes.set_yticklabels([textwrap.fill(name, 32) for name in reversed(names)])
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    for position, (key, group) in enumerate(reversed(rows.items())):
+        name = f"{label(key, group)}, {group[0].n_context} rows"
+        axes.text(0, position + 0.26, name, fontsize=8.5, transform=axes.get_yaxis_transform())
     queries = results.select(split=split)[0].n_query
-    axes.set_xlabel(f"accuracy on {split} in %, {queries} queries, {probe_title(*column)}")
-    axes.set_title(
-        "Points: single draws or seeds, bar: their mean. Line: 95 % interval (Wilson)", fontsize=9, loc="left"
-    )
+    axes.set_xlabel(f"accuracy on {split} in %, {queries} queries,\n{probe_title(*column)}")
+    axes.set_title("Points: draws or seeds, bar: their mean. Line: 95 % interval (Wilson)", fontsize=8.5, loc="left")
     axes.grid(axis="x", alpha=0.3)
     best = max(rows, key=lambda key: float(results.correct(rows[key]).mean()))
     figure.set_label(

@@ -119,8 +119,8 @@ def worth_table(results: Results) -> Table | None:
         real, low, high = (number(value, each) for value in each.rows)
         name = "synthetic (best on val)" if row.checkpoint == "best_on_val" else "synthetic"
         accuracy = percent_interval(mean_accuracy(results.correct([row])))
-        body.append([name, str(row.n_context), accuracy, f"{real} [{low}, {high}]", f"{seconds([row]):.2f}"])
-    header = ["context", "rows", "accuracy on test in %", "worth real rows [95 % interval]", "seconds"]
+        body.append([name, str(row.n_context), accuracy, f"{real} [{low}, {high}]"])
+    header = ["context", "rows", "accuracy on test in %", "worth real rows [95 % interval]"]
     title = "What the synthetic rows are worth, on the curve of stratified shares"
     return Table(title, header, body) if found else None
 
@@ -215,9 +215,7 @@ def time_figure(results: Results) -> Figure:
         axes.plot(grid, law.a + law.b * grid**law.p, color=COLORS["all"], lw=1.5, label=formula(law))
     else:
         axes.plot([], [], " ", label="no power law: too few sizes, too little growth, or one size decides it")
-    for row in results.select(split="test", context="synthetic", checkpoint="last"):
-        label = f"synthetic, {row.n_context} rows"
-        axes.plot(row.n_context, seconds([row]), "*", ms=13, color=COLORS["synthetic"], label=label, zorder=4)
+    # Synthetic rows are scored once, outside the turns: their seconds are of another load.
     first = results.select(split="test")[0]
     mark_rows(axes, sizes)
     axes.set_yscale("log")
