@@ -582,7 +582,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         (["--model.ip=2"], r"unrecognized arguments: --model\.ip=2"),
         (["--trainer.max_steps"], r"--trainer\.max_steps: a value is missing"),
         (
-            ["--model.objective=lgm", "--model.lr=1e30"],
+            ["--model.objective=lgm", "--model.lr=1e39"],
             r"The loss became NaN or infinite before step \d+\.",
         ),
         (["--model.optimizer=NAdam", "--model.optimizer.lr=0.1"], r"--model\.optimizer\.lr=0\.1: the learning rate is"),
