@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from synthicl.cli.command_line import expand, split, with_defaults
 from synthicl.cli.main import train
+from synthicl.core.statistics import Interval
 from synthicl.report.table import percent_interval
 from synthicl.studies.few_shot.episodes import t_interval
 
@@ -81,7 +82,8 @@ def percent(values: list[float]) -> str:
     """The mean of shares in percent, of several seeds with Student's 95 % interval."""
     if len(values) < 2:
         return f"{100 * values[0]:.1f}"
-    return percent_interval(t_interval(np.array(values)))
+    mean, low, high = t_interval(np.array(values))
+    return percent_interval(Interval(mean, max(low, 0.0), min(high, 1.0)))  # shares end at 0 and 100 %
 
 
 def machine() -> str:

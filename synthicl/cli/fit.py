@@ -443,7 +443,7 @@ def how_to_resume(run: Path | None) -> str:
     if run is not None and (run / CONTEXT_FILE).is_file():
         return f"The images are finished; synthicl compare {shlex.quote(str(run))} scores them."
     if run is not None and (last := run / "checkpoints" / "last.ckpt").is_file():
-        return f"The run resumes from its last checkpoint with CKPT={shlex.quote(str(last))}"
+        return f"The run resumes from its last checkpoint with synthicl fit --ckpt_path={shlex.quote(str(last))}"
     return "There is no checkpoint yet: start again."
 
 

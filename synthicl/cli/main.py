@@ -144,7 +144,9 @@ def _end(error: BaseException, resumes: str) -> int:
     if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or "can't allocate memory" in one_line:
         return _say(f"error: the memory is full ({one_line[:200]}). Ask for fewer or smaller images, views or rows.", 2)
     if isinstance(error, RuntimeError) and re.search(r"/gloo/|\bNCCL\b", str(error)):
-        return _say("error: another process of this run was lost. A run resumes with CKPT=PATH, on any devices.", 1)
+        return _say(
+            "error: another process of this run was lost. A run resumes with --ckpt_path=PATH, on any devices.", 1
+        )
     # Lightning turns Ctrl-C into exit code 1.
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return _say(f"Interrupted. {ended}".rstrip(), 130)

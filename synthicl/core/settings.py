@@ -262,7 +262,7 @@ def of_subject(what: str, given: Mapping[str, Any]) -> tuple[Path, RunSettings]:
     if (folder / "config.yaml").is_file():
         raise UserError(
             f"{what}: this run has not come to its end ({folder} has no {CONTEXT_FILE}). It resumes from its last "
-            f"checkpoint with make distill CKPT={folder}/checkpoints/last.ckpt."
+            f"checkpoint with synthicl fit --ckpt_path={folder}/checkpoints/last.ckpt."
         )
     known = ", ".join(config_names("data"))
     raise UserError(

@@ -13,6 +13,11 @@ WORDS = {
     "k_center": "k-center",
     "kmeans_medoids": "k-means medoids",
     "neighbours": "real neighbours of the synthetic",
+    "swap_linear": "images swapped for ridge",
+    "swap_tabicl": "images swapped for TabICL",
+    "free_rows": "free rows (no images)",
+    "prototypes": "learnt prototypes (no images)",
+    "hard_pairs": "images nearest to another class",
     "all": "all training images",
     # probes
     "tabicl": "TabICL",

@@ -245,5 +245,5 @@ class Distiller(L.LightningModule):
         if bool(self._diverged | ~self.images.all_finite()):
             raise UserError(
                 f"The loss became NaN or infinite before step {self.global_step}. The last checkpoint is from before "
-                "that. Lower --model.lr, or use --trainer.precision=32-true, and resume it with CKPT=PATH."
+                "that. Lower --model.lr, or use --trainer.precision=32-true, and resume it with --ckpt_path=PATH."
             )

@@ -236,7 +236,7 @@ def test_a_run_that_has_not_ended_says_so(finished, tmp_path, capsys):
     shutil.copy(finished[0] / "config.yaml", tmp_path / "run")
     assert evaluate(["compare", str(tmp_path / "run")]) == 2
     assert "this run has not come to its end" in (err := capsys.readouterr().err)
-    assert f"make distill CKPT={tmp_path}/run/checkpoints/last.ckpt" in err
+    assert f"synthicl fit --ckpt_path={tmp_path}/run/checkpoints/last.ckpt" in err
 
 
 def test_a_run_is_evaluated_on_its_own_split(tmp_path, capsys):
@@ -503,7 +503,7 @@ def test_a_lost_process_ends_the_run_and_its_checkpoint_resumes_with_another_num
     os.kill(other, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: another process of this run was lost. A run resumes with CKPT=PATH, on any devices." in err
+    assert "error: another process of this run was lost. A run resumes with --ckpt_path=PATH, on any devices." in err
     assert "Traceback" not in err
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     code, _, err = run("fit", f"--ckpt_path={checkpoint}", f"--trainer.max_steps={step + 4}", "--trainer.devices=1")
@@ -525,7 +525,7 @@ def test_interruption_leaves_a_whole_checkpoint(number, code, line, tmp_path, sp
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    expected = f"{line} The run resumes from its last checkpoint with CKPT={checkpoint}"
+    expected = f"{line} The run resumes from its last checkpoint with synthicl fit --ckpt_path={checkpoint}"
     assert err.rstrip().splitlines()[-1] == expected
     assert torch.load(checkpoint, weights_only=True)["global_step"] % 4 == 0
     assert [path for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []

@@ -340,7 +340,9 @@ def test_what_is_said_of_a_run_that_was_ended_is_true(folder, tmp_path):
     said = {
         "none": "There is no checkpoint yet: start again.",
         "empty": "There is no checkpoint yet: start again.",
-        "checkpoint": f"The run resumes from its last checkpoint with CKPT={tmp_path}/checkpoints/last.ckpt",
+        "checkpoint": (
+            f"The run resumes from its last checkpoint with synthicl fit --ckpt_path={tmp_path}/checkpoints/last.ckpt"
+        ),
         "context": f"The images are finished; synthicl compare {tmp_path} scores them.",
     }
     (tmp_path / "checkpoints").mkdir()

@@ -207,7 +207,14 @@ def finding(results: Results) -> str:
         f"TabICL's class; TabICL under other shuffles gives its own class to {percent(mean(tabicl, 'self_agreement'))} "
         f"%, and the probabilities of both lie {mean(descent, 'squared_difference'):.4f} apart in squared distance, "
         f"TabICL's own {mean(tabicl, 'self_squared_difference'):.4f}."
-    )
+    ) + untuned(results, tabicl)
+
+
+def untuned(results: Results, tabicl: list[Row]) -> str:
+    """What rules that nobody fitted to TabICL do on the same context, as a sentence; empty where none was asked."""
+    found = {RULES[rule]: matches(results, tabicl, rule) for rule in RULES}
+    shares = [f"{name} {percent(same.mean())}" for name, same in found.items() if same is not None]
+    return f" Rules that nobody fitted to TabICL give its class to, in %: {', '.join(shares)}." if shares else ""
 
 
 def figures(results: Results) -> dict[str, Figure]:
