@@ -297,9 +297,7 @@ def test_every_flipped_byte_of_the_numbers_is_refused(run):
 def test_a_run_without_a_step_is_not_finished(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         # As if the time were over before the first step.
-        patch.setattr(
-            "lightning.pytorch.loops.training_epoch_loop._TrainingEpochLoop.done", property(lambda self: True)
-        )
+        patch.setattr("lightning.pytorch.loops.fit_loop._FitLoop.done", property(lambda self: True))
         code, _, err = call(
             "fit", "-c", "data/digits", *TINY, "--trainer.max_time=00:00:00:01", f"--output_dir={tmp_path}"
         )
