@@ -31,12 +31,11 @@ from scipy.stats import ttest_1samp
 
 from synthicl.cli.evaluate import evaluate
 from synthicl.core.files import write_whole
-from synthicl.core.statistics import Comparison, mean_accuracy, paired_difference
+from synthicl.core.statistics import Comparison, mean_accuracy, paired_difference, t_interval
 from synthicl.report.page import render
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, difference_cells, markdown, percent_interval
 from synthicl.studies.compare import COMPARE
-from synthicl.studies.few_shot.episodes import t_interval
 from synthicl.studies.results import Results, Row, probe_title
 from synthicl.studies.transfer import TRANSFER
 

@@ -14,9 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from synthicl.cli.command_line import expand, split, with_defaults
 from synthicl.cli.main import train
-from synthicl.core.statistics import Interval
+from synthicl.core.statistics import Interval, t_interval
 from synthicl.report.table import percent_interval
-from synthicl.studies.few_shot.episodes import t_interval
 
 LINEAR = (
     "--trainer.callbacks+=synthicl.distillation.callbacks.probe_evaluation.ProbeEvaluation",

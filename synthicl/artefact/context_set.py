@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
@@ -170,8 +169,3 @@ def _save_png(image: Tensor, path: Path) -> None:
     """Write an image (3, H, W), uint8, as PNG."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     write_whole(path, lambda target: picture.save(target, format="PNG"))
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Round images in [0, 1] to 8 bit, as a PNG holds them."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -161,6 +161,8 @@ def _of_parser(line: str) -> str:
     """What the parser says; a setting within a group is named in full, and what else it tried is left out."""
     group, inner = re.search(r'Parser key "([\w.]+)"', line), re.search(r"NestedArg\(key='(\w+)', val=(.*?)\)", line)
     expected = re.search(r"Expected an? (?!<class 'NoneType'>)(.*?)\. Got value", line)
+    if group and "Unable to load config" in line:
+        return f"--{group[1]}: a group of settings, not one. Write --{group[1]}.NAME=VALUE."
     if not (group and inner and expected):
         return line
     return f"--{group[1]}.{inner[1]}={inner[2]}: expected a {expected[1]}. Write another value, or leave it out."

@@ -12,6 +12,7 @@ from typing import Any
 
 from synthicl.backbones import backbone_spec
 from synthicl.core.assets import Asset, out_of_reach, require
+from synthicl.core.configuration import config_names
 from synthicl.core.errors import UserError
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, RunSettings, context_metadata, of_subject
@@ -32,7 +33,7 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
         UserError: one line for each thing that is missing.
     """
     if len(words) < 2:
-        return
+        raise UserError(f"{words[0]}: name the folder of a run or a context set, such as outputs/digits/latest.")
     command, what = words[:2]
     if command != "predict":
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
@@ -65,6 +66,10 @@ def check_training(found: Mapping[str, Any]) -> None:
         UserError: one line for each thing that is missing, and one that names that backbone, if it is on disk and a
             backbone that would be downloaded is missing.
     """
+    if not found.get("data.name"):
+        raise UserError(
+            f"Name a dataset: synthicl fit -c data/digits. Choose one of: {', '.join(config_names('data'))}."
+        )
     missing = out_of_reach(needed(found))
     lines = [asset.missing_line() for asset in missing]
     downloaded = any(asset.flag == "--backbone.weights" and asset.source for asset in missing)

@@ -165,6 +165,13 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Comparison:
     return Comparison(interval, float(2 * student.sf(t, freedom)))
 
 
+def t_interval(values: np.ndarray) -> Interval:
+    """The mean of independent values (P,), P being 2 at least, with Student's 95 % interval."""
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    mean = float(values.mean())
+    return Interval(mean, mean - half, mean + half)
+
+
 def bootstrap_means(correct: np.ndarray, seed: int = 0) -> np.ndarray:
     """Bootstrap distribution of the mean accuracy, (RESAMPLES,), for what is computed from several accuracies.
 

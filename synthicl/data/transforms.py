@@ -78,3 +78,8 @@ class RandomSquares(SquareImages):
         """Read one image."""
         keys = [(*key, index) for key in self.keys]
         return random_squares(read_image(self.images.images[index]), self.size, keys)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round images (N, 3, H, W) in [0, 1] to 8 bit, as a PNG holds them."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthicl.artefact.context_set import to_uint8
 from synthicl.core.distributed import collect_rows, gather_rows, owned, world
 from synthicl.core.errors import UserError, check_at_least, check_between
+from synthicl.data.transforms import to_uint8
 from synthicl.distillation.grad_cache import chunks
 from synthicl.distillation.pyramid import SyntheticPyramid, resolutions
 

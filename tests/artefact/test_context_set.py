@@ -8,8 +8,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from synthicl.artefact.context_set import ContextSet, to_uint8
+from synthicl.artefact.context_set import ContextSet
 from synthicl.core.errors import UserError
+from synthicl.data.transforms import to_uint8
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 NAMES = ["zebra", "English springer", "Löwe 猫"]  # not in alphabetical order

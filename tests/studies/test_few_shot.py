@@ -10,6 +10,7 @@ from scipy import stats
 
 from synthicl.core.errors import UserError
 from synthicl.core.settings import of_subject
+from synthicl.core.statistics import t_interval
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
 from synthicl.studies.few_shot import compute as module
@@ -25,7 +26,6 @@ from synthicl.studies.few_shot.episodes import (
     estimate_spread,
     make_plan,
     smallest_pool,
-    t_interval,
 )
 from synthicl.studies.results import Results
 from synthicl.studies.subject import Subject

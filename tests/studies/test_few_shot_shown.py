@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from synthicl.core.statistics import t_interval
 from synthicl.report.page import render
-from synthicl.studies.few_shot.episodes import estimate_spread, t_interval
+from synthicl.studies.few_shot.episodes import estimate_spread
 from synthicl.studies.few_shot.show import evaluated, figures, finding, histogram, tables
 from synthicl.studies.results import Results, Row
 

@@ -29,7 +29,6 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from synthicl.core.randomness import keyed_generator
-from synthicl.core.statistics import Interval
 
 EPISODE_COST = 400  # queries that an episode counts as beside its own: about what fitting TabICL takes on a CPU
 ASSURANCE = 0.9  # how often the interval is to be no wider than wanted
@@ -178,10 +177,3 @@ def make_plan(
     wanted += bisect_left(range(wanted, enough), True, key=lambda number: half(number) <= half_width)
     episodes = episodes or max(min(wanted, affordable), MIN_EPISODES)
     return Plan(queries, episodes, math.sqrt(spread.variance(episodes, queries, pool)), wanted, affordable)
-
-
-def t_interval(values: np.ndarray) -> Interval:
-    """The mean of independent values (P,), P being 2 at least, with Student's 95 % interval."""
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    mean = float(values.mean())
-    return Interval(mean, mean - half, mean + half)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from synthicl.core.statistics import Interval
+from synthicl.core.statistics import Interval, t_interval
 from synthicl.core.words import words
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, against, percent, percent_interval
-from synthicl.studies.few_shot.episodes import ASSURANCE, EPISODE_COST, Spread, estimate_spread, t_interval
+from synthicl.studies.few_shot.episodes import ASSURANCE, EPISODE_COST, Spread, estimate_spread
 from synthicl.studies.results import Results, Row, probe_title
 
 
