@@ -84,8 +84,12 @@ def check_members(n_estimators: object, where: str) -> None:
         raise UserError(f"{where}={str(n_estimators)[:40]}: must be a whole number from 1 to {MOST_MEMBERS}.")
 
 
-def columns_of(name: str) -> int:
+def columns_of(name: str, flag: str = "--tabicl.preprocessing") -> int:
     """The number of columns a preprocessing reduces to, 0 for none; checks a name as far as one can without data.
+
+    Args:
+        name: see the module's table.
+        flag: what the message names.
 
     Raises:
         UserError: unknown preprocessing.
@@ -93,8 +97,8 @@ def columns_of(name: str) -> int:
     match = _REDUCTION.fullmatch(name)
     if not match and name not in {"raw", "post"}:
         raise UserError(
-            f"--tabicl.preprocessing={name[:80]}: unknown. Choose auto, raw, post, pca<k> or rotated<k>, for example "
-            "rotated16."
+            f"{flag}={name[:80]}: unknown. Choose {'auto, ' if flag == '--tabicl.preprocessing' else ''}raw, post, "
+            "pca<k> or rotated<k>, for example rotated16."
         )
     return int(match[2]) if match else 0
 

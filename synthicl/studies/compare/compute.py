@@ -17,6 +17,7 @@ from synthicl.studies.results import Results
 from synthicl.studies.scoring import Context, Job
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
+from synthicl.tabicl.preprocessing import columns_of
 
 WHATEVER_IPC = ("all", "class_mean", "neighbours")
 
@@ -49,12 +50,14 @@ def compare(
         splits: whose images are asked: val alone while you choose.
 
     Raises:
-        UserError: an unknown split.
+        UserError: an unknown split or preprocessing.
     """
     if unknown := set(splits) - set(QUERY_SPLITS):
         raise UserError(f"--splits={','.join(sorted(unknown))}: unknown. Choose among: {', '.join(QUERY_SPLITS)}.")
     check_between(1, MOST_DRAWS, "--", random_draws=random_draws, reference_seeds=reference_seeds)
     check_at_least(1, "--", ipc=ipc)
+    for name in preprocessings:
+        columns_of(name, "--preprocessings")
     ipc = ipc or subject.ipc
     draws = random_draws or subject.settings.random_draws
     chosen = real_contexts(subject, ipc, draws, contexts)
