@@ -33,7 +33,7 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
         UserError: one line for each thing that is missing.
     """
     if len(words) < 2:
-        raise UserError(f"{words[0]}: name the folder of a run or a context set, such as outputs/digits/latest.")
+        raise UserError(f"{words[0]}: a subject is required. Name a folder, such as outputs/digits/latest.")
     command, what = words[:2]
     if command != "predict":
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
@@ -67,9 +67,8 @@ def check_training(found: Mapping[str, Any]) -> None:
             backbone that would be downloaded is missing.
     """
     if not found.get("data.name"):
-        raise UserError(
-            f"Name a dataset: synthicl fit -c data/digits. Choose one of: {', '.join(config_names('data'))}."
-        )
+        known = ", ".join(config_names("data"))
+        raise UserError(f"--data.name: name a dataset, as in synthicl fit -c data/digits. Choose one of: {known}.")
     missing = out_of_reach(needed(found))
     lines = [asset.missing_line() for asset in missing]
     downloaded = any(asset.flag == "--backbone.weights" and asset.source for asset in missing)
