@@ -262,7 +262,7 @@ def reliability_diagram(results: Results, split: str) -> Figure:
     axes.set_ylabel(f"right on {split}, %, {queries} queries")
     title = f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins of {LEAST} queries and more"
     axes.set_title(title, fontsize=9, loc="left")
-    axes.legend(fontsize=8, loc="upper left", frameon=False)
+    axes.legend(fontsize=8, loc="lower right", frameon=False)
     axes.grid(alpha=0.3)
     return figure
 
