@@ -1,22 +1,20 @@
 """The LightningModule: wires images, backbone, objective and real side into the optimisation.
 
 One step: decode the pyramids, augment, embed, compare with the real side, back-propagate, Adam. What it wires lies
-beside it: ``images.py``, ``views.py``, ``real_side.py``, ``grad_cache.py``, ``checkpoint.py``; the mathematics is in
-``synthicl/objectives``.
+beside it: ``images.py``, ``views.py``, ``real_side.py``, ``step.py``, ``grad_cache.py``, ``checkpoint.py``; the
+mathematics is in ``synthicl/objectives``.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
 from synthicl.backbones.frozen import FrozenBackbone
-from synthicl.core.distributed import gather_rows, world
+from synthicl.core.distributed import world
 from synthicl.core.errors import UserError, check_at_least, check_positive
 from synthicl.core.randomness import keyed_generator
 from synthicl.data.datamodule import ImageDataModule
@@ -29,11 +27,11 @@ from synthicl.distillation.checkpoint import (
     take_images,
 )
 from synthicl.distillation.checkpoint_files import seal
-from synthicl.distillation.grad_cache import backpropagate_in_chunks
 from synthicl.distillation.images import ImageSettings, SyntheticImages
 from synthicl.distillation.real_side import RealSettings, RealSide
+from synthicl.distillation.step import Schedule, backpropagate, learning_rate
 from synthicl.distillation.views import Viewer, ViewSettings
-from synthicl.objectives import Objective, Views
+from synthicl.objectives import Objective
 from synthicl.tabicl.deployment import Deployment
 
 CHECK_EVERY = 10  # steps between two looks at whether the loss is finite
@@ -79,7 +77,7 @@ class Distiller(L.LightningModule):
         real: RealSettings = RealSettings(),
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, fused=True),
         lr: float = 0.002,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        lr_schedule: Schedule = "constant",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -120,7 +118,7 @@ class Distiller(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser of what belongs to images, pyramids and soft labels, and of what the objective learns."""
-        groups = [list(self.images.parameters()), self._learnt_by_objective()]
+        groups = [list(self.images.parameters()), self.objective.learnt_parameters()]
         return self.optimizer([{"params": group} for group in groups if group])
 
     def on_fit_start(self) -> None:
@@ -136,59 +134,31 @@ class Distiller(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One step; ``batch`` is what `RealSide` needs to know about it."""
-        # Only the backbone runs in 16 bit: pyramids, colours and the objective stay in full precision.
-        with torch.autocast(self.device.type, enabled=False):
-            self._step(batch)
-
-    def _step(self, batch: Any) -> None:
-        step = self.real.step_of(batch)
-        optimizer = self.optimizers()
+        step, optimizer = self.real.step_of(batch), self.optimizers()
         assert not isinstance(optimizer, list)
+        rate = learning_rate(self.lr, self.lr_schedule, step, self.trainer.max_steps)
         self.images.grow_when_due(step, optimizer.optimizer)
         for group in optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            group["lr"] = rate
         self.objective.advance(step / self.trainer.max_steps)
         optimizer.zero_grad()
         self.images.zero_gradients()
-        loss = self._backpropagate(step, self.real(batch))
-        optimizer.step()
+
+        def generator() -> torch.Generator:
+            return keyed_generator(self.seed, "objective", step)
+
+        # Only the backbone runs in 16 bit: pyramids, colours and the objective stay in full precision.
+        with torch.autocast(self.device.type, enabled=False):
+            real, backward = self.real(batch), self.manual_backward
+            loss = backpropagate(self.images, self.viewer, self.objective, real, step, generator, backward)
+            optimizer.step()
         self._diverged |= ~torch.isfinite(loss)
         if (step + 1) % CHECK_EVERY == 0:  # looking at the flag waits for the device
             self._raise_if_diverged()
         self.log("train/loss", loss, prog_bar=True)
         # Lightning would put a plain number on the device, and wait for it.
-        self.log("train/lr", torch.tensor(self._learning_rate(step)))
+        self.log("train/lr", torch.tensor(rate))
         self.log("train/resolution", torch.tensor(float(self.images.pyramid.resolution)))
-
-    def _backpropagate(self, step: int, real: Views) -> Tensor:
-        """Compute the loss of a step and its gradients."""
-        images, viewer, learnt = self.images, self.viewer, self._learnt_by_objective()
-        # Like the loss, what the objective learns and the soft labels of all images are the same on every rank.
-        soft_labels = images.gather_soft_labels()
-        leaves = learnt if soft_labels is None else [*learnt, soft_labels.requires_grad_()]
-
-        def loss_of(z: Tensor) -> Tensor:
-            generator = keyed_generator(self.seed, "objective", step)
-            reference = Views(*(part and part._replace(z=part.z.to(z.dtype)) for part in real))
-            synthetic = viewer.by_view(z, images.labels, soft_labels)
-            return self.objective.loss(synthetic, reference, images.num_classes, generator)
-
-        loss, gradients = backpropagate_in_chunks(
-            viewer.embedder(images, step),
-            rows=len(images.mine) * viewer.rows_of_image,
-            chunk_size=viewer.at_once,
-            gather=lambda z: gather_rows(z, images.total, viewer.rows_of_image),
-            first_row=images.mine.start * viewer.rows_of_image,
-            loss_of=loss_of,
-            backward=self.manual_backward,
-            leaves=leaves,
-        )
-        mine = images.soft_labels()
-        if mine is not None:
-            self.manual_backward((mine * gradients.pop()[images.mine.start : images.mine.stop]).sum())
-        for parameter, gradient in zip(learnt, gradients, strict=True):
-            self.manual_backward((parameter * gradient).sum())
-        return loss
 
     def on_train_end(self) -> None:
         """Export nothing that is not finite."""
@@ -231,14 +201,6 @@ class Distiller(L.LightningModule):
     def identity(self, data: ImageDataModule) -> dict[str, Any]:
         """What a checkpoint of this module on a dataset says of itself, see `check_identity`."""
         return identity(self.image_settings, self.ipc, self.viewer, self.objective, self.optimizer, data, self.seed)
-
-    def _learnt_by_objective(self) -> list[Tensor]:
-        return [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
-
-    def _learning_rate(self, step: int) -> float:
-        if self.lr_schedule == "constant":
-            return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.trainer.max_steps))
 
     def _raise_if_diverged(self) -> None:
         """Stop if a loss was not finite; the last checkpoint is from before."""

@@ -66,6 +66,10 @@ class Objective(nn.Module, ABC):
             device: where the optimisation runs.
         """
 
+    def learnt_parameters(self) -> list[Tensor]:
+        """Its parameters that are learnt with the images."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def advance(self, progress: float) -> None:
         """Take note of the share of the run that is over, in [0, 1); called before each step."""
 
