@@ -144,8 +144,7 @@ class ContextSet:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             check_tensors(header.class_names, header.preprocessing, tensors)
             check_members(header.n_estimators, "n_estimators")
-            expected = header.written.get("checksum")  # format 1 has none
-            if expected not in (None, checksum(header.written, contents(tensors))):
+            if header.written["checksum"] != checksum(header.written, contents(tensors)):
                 raise MisfitError("its content is not what was written: the checksum differs")
         except Exception as error:  # safetensors states no list of what it raises
             raise refused(path, error) from error

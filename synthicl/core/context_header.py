@@ -6,7 +6,7 @@
 | ``class_names`` | a list of texts: the name of each class index |
 | ``preprocessing`` | name and number of members of TabICL's preprocessing |
 | ``metadata`` | what identifies the set; of the names in `METADATA`, the values are checked |
-| ``checksum`` | SHA-256 of the other keys and of the tensors, see `checksum`; since format 2 |
+| ``checksum`` | SHA-256 of the other keys and of the tensors, see `checksum` |
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.core.text import first_collision, printable
 
 NAME, FORMAT = "synthicl context set", 2
-KEYS = {1: {"format", "class_names", "preprocessing", "metadata"}}
-KEYS[2] = KEYS[1] | {"checksum"}
+KEYS = {"format", "class_names", "preprocessing", "metadata", "checksum"}
 _FORMAT = re.compile(rf"{NAME} ([1-9]\d{{0,5}})", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]{16}")
 
@@ -190,7 +189,7 @@ def read_header(folder: Path) -> Header:
 
 
 def _check_format(written: Mapping[str, str]) -> None:
-    """Check the number of the format, then that the keys are those of this format."""
+    """Check the number of the format, then that the keys are its own."""
     found = _FORMAT.fullmatch(written.get("format", ""))
     if not found:
         raise MisfitError(f"format is {written.get('format', 'missing')!r:.60}, not {NAME} {FORMAT}")
@@ -198,10 +197,10 @@ def _check_format(written: Mapping[str, str]) -> None:
     if number > FORMAT:
         found_by = re.search(r'"synthicl": "([\w.+-]{1,40})"', written.get("metadata", ""))  # as versions are written
         newer = f"synthicl {found_by[1]}" if found_by else "a newer synthicl"
-        raise MisfitError(f"it is of format {number}, and this synthicl reads 1 to {FORMAT}", f"Read it with {newer}.")
-    if "protocol" in written:
+        raise MisfitError(f"it is of format {number}, and this synthicl reads {FORMAT}", f"Read it with {newer}.")
+    if number < FORMAT:
         raise MisfitError("synthicl 0.1.0 wrote it", "Read it with that version, or run the distillation again.")
-    for keys, what in ((KEYS[number] - set(written), "lacks"), (set(written) - KEYS[number], "should not hold")):
+    for keys, what in ((KEYS - set(written), "lacks"), (set(written) - KEYS, "should not hold")):
         if keys:
             raise MisfitError(f"its header {what} {', '.join(sorted(keys))[:80]}")
 

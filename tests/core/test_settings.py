@@ -102,7 +102,7 @@ def test_files_may_lie_elsewhere(run):
 
 def test_a_context_set_alone_names_dataset_backbone_and_checkpoint(tmp_path):
     def write(**about):
-        header = {"format": "synthicl context set 1", "class_names": '["a"]'}
+        header = {"format": "synthicl context set 2", "class_names": '["a"]', "checksum": ""}
         preprocessing = json.dumps({"name": "raw", "n_estimators": 8})
         metadata = header | {"preprocessing": preprocessing, "metadata": json.dumps(about)}
         save_file({"x": np.zeros(1)}, tmp_path / "context.safetensors", metadata=metadata)
