@@ -26,7 +26,7 @@ from synthicl.core.errors import UserError, check_between
 from synthicl.core.files import disk_error, write_whole
 from synthicl.core.memory import free_bytes
 from synthicl.core.run_folder import CONTEXT_FILE, check_writable, next_version, point_latest
-from synthicl.core.settings import MOST_DRAWS
+from synthicl.core.settings import MAX_DRAWS
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.callbacks.cost import Cost
 from synthicl.distillation.callbacks.export import Export
@@ -274,7 +274,7 @@ class DistillCLI(LightningCLI):
         self.made_by = shlex.join([program(), *args])
         agree(with_defaults(split(args)[1]), settings.get, EARLY)
         check_trainer_settings(settings["trainer"])
-        check_between(1, MOST_DRAWS, "--", random_draws=settings["random_draws"])
+        check_between(1, MAX_DRAWS, "--", random_draws=settings["random_draws"])
         if settings["weights_only"] is not True:
             raise UserError(f"--weights_only={settings['weights_only']}: checkpoints are data here. Leave it out.")
         if settings["seed_everything"] not in (False, True):

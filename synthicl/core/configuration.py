@@ -14,9 +14,9 @@ _PACKAGE = Path(__file__).parents[1]
 # In a wheel they lie in the package; in a checkout, where people look for them, beside it.
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
-MOST_BYTES = 2**20  # of a file of settings
-MOST_VALUES = 10_000
-MOST_BRACKETS = 1000
+MAX_BYTES = 2**20  # of a file of settings
+MAX_VALUES = 10_000
+MAX_BRACKETS = 1000
 
 
 def config_names(kind: str) -> list[str]:
@@ -93,13 +93,11 @@ def _text(path: Path, said: str) -> str:
     try:
         if not path.is_file():
             raise UserError(f"{said}: no such file.")
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{said}: holds over {MOST_BYTES} bytes, which settings do not. Name another file.")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{said}: holds over {MAX_BYTES} bytes, which settings do not. Name another file.")
         text = path.read_text(encoding="utf-8")
-        if text.count("[") + text.count("{") > MOST_BRACKETS:  # PyYAML's time grows with the square of their depth
-            raise UserError(
-                f"{said}: not valid YAML (over {MOST_BRACKETS} brackets). Write each value on its own line."
-            )
+        if text.count("[") + text.count("{") > MAX_BRACKETS:  # PyYAML's time grows with the square of their depth
+            raise UserError(f"{said}: not valid YAML (over {MAX_BRACKETS} brackets). Write each value on its own line.")
         return text
     except UnicodeDecodeError as error:
         raise UserError(f"{said}: not valid YAML ({error}).") from error
@@ -122,8 +120,8 @@ def _tree(path: Path, said: str, text: str) -> dict[str, Any]:
         value = values.pop()
         found += 1
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        if found + len(inside) > MOST_VALUES:
-            raise UserError(f"{said}: stands for over {MOST_VALUES} values, by its aliases. Write it out.")
+        if found + len(inside) > MAX_VALUES:
+            raise UserError(f"{said}: stands for over {MAX_VALUES} values, by its aliases. Write it out.")
         values += inside
     return content or {}
 

@@ -26,10 +26,10 @@ from synthicl.core.run_folder import CONTEXT_FILE
 T = TypeVar("T")
 D = TypeVar("D")
 
-MOST_DRAWS = 10_000  # what takes a day where it is meant; a digit too many is a mistake
-MOST_MEMBERS = 10_000
-MOST_WORKERS = 1024
-MOST_SEED = 2**32 - 1  # what NumPy's RandomState takes
+MAX_DRAWS = 10_000  # what takes a day where it is meant; a digit too many is a mistake
+MAX_MEMBERS = 10_000
+MAX_WORKERS = 1024
+MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
 _AUGMENTATION = "model.views.augmentation."
 ELSEWHERE = {
     "data.root": "Where the images lie, if not where they lay before.",
@@ -60,8 +60,8 @@ class DataSettings:
         Raises:
             UserError: a number is out of range.
         """
-        check_between(0, MOST_WORKERS, "--data.", num_workers=self.num_workers)
-        check_between(0, MOST_SEED, "--data.", split_seed=self.split_seed)
+        check_between(0, MAX_WORKERS, "--data.", num_workers=self.num_workers)
+        check_between(0, MAX_SEED, "--data.", split_seed=self.split_seed)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TabICLSettings:
         Raises:
             UserError: too few members, or too many.
         """
-        check_between(1, MOST_MEMBERS, "--tabicl.", n_estimators=self.n_estimators)
+        check_between(1, MAX_MEMBERS, "--tabicl.", n_estimators=self.n_estimators)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class RunSettings:
         """
         check_at_least(1, "--model.images.", size=self.image_size)
         check_at_least(1, "--model.views.", crop_size=self.crop_size)
-        check_between(1, MOST_DRAWS, "--", random_draws=self.random_draws)
+        check_between(1, MAX_DRAWS, "--", random_draws=self.random_draws)
 
     @classmethod
     def read(cls, *layers: Layer) -> Self:

@@ -23,7 +23,7 @@ from synthicl.core.errors import UserError, check_between
 from synthicl.core.randomness import derive_seed, keyed_generator
 
 FLAGS = "--model.views.augmentation."
-MOST_RATIO, MOST_NOISE = 1000, 1000  # images are in [0, 1]
+MAX_RATIO, MAX_NOISE = 1000, 1000  # images are in [0, 1]
 NOISE_BLOCK = 16  # rows whose noise is drawn together
 
 
@@ -82,11 +82,11 @@ class Augmentation:
             UserError: a probability outside [0, 1], no share of an image, or a range whose end is before its beginning.
         """
         check_between(0, 1, FLAGS, flip=self.flip, noise_probability=self.noise_probability)
-        for name, (least, greatest), most in (("area", self.area, 1), ("ratio", self.ratio, MOST_RATIO)):
+        for name, (least, greatest), most in (("area", self.area, 1), ("ratio", self.ratio, MAX_RATIO)):
             if not 0 < least <= greatest <= most:
                 raise UserError(f"{FLAGS}{name}=[{least}, {greatest}]: must be two rising numbers in (0, {most}].")
-        check_between(-MOST_NOISE, MOST_NOISE, FLAGS, noise_mean=self.noise_mean)
-        check_between(0, MOST_NOISE, FLAGS, noise_std=self.noise_std)
+        check_between(-MAX_NOISE, MAX_NOISE, FLAGS, noise_mean=self.noise_mean)
+        check_between(0, MAX_NOISE, FLAGS, noise_std=self.noise_std)
 
     def draw(self, count: int, image_size: int, *key: int | str) -> AugmentationParameters:
         """Draw the parameters of ``count`` square images of ``image_size`` pixels, as a function of ``key``."""

@@ -20,7 +20,7 @@ from synthicl.data.transforms import to_uint8
 from synthicl.distillation.grad_cache import chunks
 from synthicl.distillation.pyramid import SyntheticPyramid, resolutions
 
-MOST_PIXELS = 2**13  # on each side: no backbone is made for more, and a mistyped number would fill the memory
+MAX_PIXELS = 2**13  # on each side: no backbone is made for more, and a mistyped number would fill the memory
 OWN_CLASS = 0.9  # probability of an image's own class where soft labels begin
 
 
@@ -50,7 +50,7 @@ class ImageSettings:
         Raises:
             UserError: a number is out of range.
         """
-        check_between(1, MOST_PIXELS, "--model.images.", size=self.size)
+        check_between(1, MAX_PIXELS, "--model.images.", size=self.size)
         check_at_least(1, "--model.images.", grow_every=self.grow_every)
 
 

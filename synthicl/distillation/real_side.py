@@ -20,7 +20,7 @@ from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.images import LabelledImages
 from synthicl.data.transforms import RandomSquares, SquareImages
 from synthicl.distillation.grad_cache import chunks
-from synthicl.distillation.views import MOST_VIEWS, Viewer, ViewSettings
+from synthicl.distillation.views import MAX_VIEWS, Viewer, ViewSettings
 from synthicl.embeddings.bank import embed_clean, embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import View, Views
@@ -47,7 +47,7 @@ class RealSettings:
         Raises:
             UserError: a number is out of range.
         """
-        check_between(0, MOST_VIEWS, "--model.real.", bank_views=self.bank_views)
+        check_between(0, MAX_VIEWS, "--model.real.", bank_views=self.bank_views)
         check_at_least(1, "--model.real.", bank_batch_size=self.bank_batch_size)
 
     def check_with(self, views: ViewSettings) -> None:

@@ -17,11 +17,11 @@ from synthicl.core.distributed import gather_rows
 from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.data.augmentation import Augmentation, AugmentationParameters
 from synthicl.data.transforms import crop_centre
-from synthicl.distillation.images import MOST_PIXELS, SyntheticImages
+from synthicl.distillation.images import MAX_PIXELS, SyntheticImages
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import View, Views
 
-MOST_VIEWS = 10_000  # the reference has 10
+MAX_VIEWS = 10_000  # the reference has 10
 EVALUATED_AT_ONCE = 64  # images embedded at once where nothing has been optimised
 
 
@@ -49,8 +49,8 @@ class ViewSettings:
         Raises:
             UserError: a number is out of range.
         """
-        check_between(0, MOST_VIEWS, "--model.views.", number=self.number)
-        check_between(1, MOST_PIXELS, "--model.views.", crop_size=self.crop_size)
+        check_between(0, MAX_VIEWS, "--model.views.", number=self.number)
+        check_between(1, MAX_PIXELS, "--model.views.", crop_size=self.crop_size)
         check_at_least(1, "--model.views.", chunk_size=self.chunk_size)
 
 

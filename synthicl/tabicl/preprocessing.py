@@ -26,7 +26,7 @@ from torch import Tensor
 from synthicl.core.errors import UserError
 from synthicl.core.randomness import keyed_generator
 
-MOST_MEMBERS = 10_000  # of an ensemble; each is a forward pass of its own
+MAX_MEMBERS = 10_000  # of an ensemble; each is a forward pass of its own
 _REDUCTION = re.compile(r"(pca|rotated)([1-9]\d{0,5})", re.ASCII)
 
 
@@ -77,11 +77,11 @@ def check_members(n_estimators: object, where: str) -> None:
         where: what the message names.
 
     Raises:
-        UserError: it is no whole number from 1 to `MOST_MEMBERS`.
+        UserError: it is no whole number from 1 to `MAX_MEMBERS`.
     """
     whole = isinstance(n_estimators, Integral) and not isinstance(n_estimators, bool)
-    if not whole or not 1 <= n_estimators <= MOST_MEMBERS:  # type: ignore[operator]  # it is a number then
-        raise UserError(f"{where}={str(n_estimators)[:40]}: must be a whole number from 1 to {MOST_MEMBERS}.")
+    if not whole or not 1 <= n_estimators <= MAX_MEMBERS:  # type: ignore[operator]  # it is a number then
+        raise UserError(f"{where}={str(n_estimators)[:40]}: must be a whole number from 1 to {MAX_MEMBERS}.")
 
 
 def columns_of(name: str, flag: str = "--tabicl.preprocessing") -> int:

@@ -112,7 +112,7 @@ def place(tmp_path_factory, run):
 
 
 BETWEEN = r"must lie between"
-LEAST = r"must be at least"
+TOO_SMALL = r"must be at least"
 PARSED = r"(Parser key|unrecognized|Expected|invalid|Invalid|not possible|Problem|Unable|expected|argument)"
 FIT = [
     # What there is no such thing as.

@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from synthicl.core.errors import UserError, check_at_least, check_between
-from synthicl.core.settings import MOST_MEMBERS
+from synthicl.core.settings import MAX_MEMBERS
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.distiller import Distiller
 from synthicl.embeddings.bank import embed_clean
@@ -53,7 +53,7 @@ class TabICLEvaluation(L.Callback):
     ) -> None:
         for name in candidates if preprocessing == "auto" else (preprocessing,):
             columns_of(name)
-        check_between(1, MOST_MEMBERS, "--tabicl.", n_estimators=n_estimators)
+        check_between(1, MAX_MEMBERS, "--tabicl.", n_estimators=n_estimators)
         check_at_least(1, "--tabicl.", max_queries=max_queries)
         if not candidates:
             raise UserError("--tabicl.candidates=[]: nothing to choose from. Name at least one, or leave the flag out.")

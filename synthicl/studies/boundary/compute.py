@@ -27,7 +27,7 @@ from synthicl.tabicl.preprocessing import fit_preprocessing
 
 ATTENTION_OF = ("random", "synthetic")  # contexts of one size, whose attention is shown
 QUERY_CHUNK = 256  # queries whose attention is held at once
-MOST_POINTS = 2000  # on each side
+MAX_POINTS = 2000  # on each side
 MARGIN = 0.1  # on each side of the map, as a share of the range of the test projections
 
 
@@ -49,7 +49,7 @@ def boundary(
     Raises:
         UserError: a map of fewer than two points on each side, or of millions.
     """
-    check_between(2, MOST_POINTS, "--", resolution=resolution)
+    check_between(2, MAX_POINTS, "--", resolution=resolution)
     test = subject.embedded("test")
     plane = fit_plane(subject.embedded("train").z)
     at_test = plane.project(test.z)

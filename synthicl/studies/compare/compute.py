@@ -8,7 +8,7 @@ from dataclasses import replace
 from synthicl.core.assets import obtain
 from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.files import file_fingerprint
-from synthicl.core.settings import MOST_DRAWS
+from synthicl.core.settings import MAX_DRAWS
 from synthicl.probes import PROBES, probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
@@ -54,7 +54,7 @@ def compare(
     """
     if unknown := set(splits) - set(QUERY_SPLITS):
         raise UserError(f"--splits={','.join(sorted(unknown))}: unknown. Choose among: {', '.join(QUERY_SPLITS)}.")
-    check_between(1, MOST_DRAWS, "--", random_draws=random_draws, reference_seeds=reference_seeds)
+    check_between(1, MAX_DRAWS, "--", random_draws=random_draws, reference_seeds=reference_seeds)
     check_at_least(1, "--", ipc=ipc)
     for name in preprocessings:
         columns_of(name, "--preprocessings")

@@ -16,7 +16,7 @@ from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
 
 CONFIDENCE = "compare/confidence/"  # (q,): the probability of the predicted class
-LEAST = 10  # queries of a bin, of each draw, below which it is left out of the diagram
+MIN_QUERIES = 10  # queries of a bin, of each draw, below which it is left out of the diagram
 TIMES = ("fit_seconds", "predict_seconds")
 
 
@@ -249,7 +249,7 @@ def reliability_diagram(results: Results, split: str) -> Figure:
         found = binned(results, rows)
         if key.context not in shown or key.checkpoint == "best_on_val" or found is None:
             continue
-        some = found.number >= LEAST * len(rows)
+        some = found.number >= MIN_QUERIES * len(rows)
         color, count = COLORS[shown[key.context]], found.number[some]
         at, right = 100 * found.confidence[some], 100 * found.accuracy[some]
         error = float(np.mean([row.measures["ece"] for row in rows]))  # as in the table: not of all draws together
@@ -260,7 +260,9 @@ def reliability_diagram(results: Results, split: str) -> Figure:
     axes.set_xlabel(f"confidence: probability of the predicted class, %, {BINS} bins")
     queries = results.select(split=split)[0].n_query
     axes.set_ylabel(f"right on {split}, %, {queries} queries")
-    title = f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins of {LEAST} queries and more"
+    title = (
+        f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins of {MIN_QUERIES} queries and more"
+    )
     axes.set_title(title, fontsize=9, loc="left")
     axes.legend(fontsize=8, loc="lower right", frameon=False)
     axes.grid(alpha=0.3)

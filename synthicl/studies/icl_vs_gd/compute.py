@@ -27,7 +27,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from synthicl.core.errors import UserError, check_between
-from synthicl.core.settings import MOST_DRAWS
+from synthicl.core.settings import MAX_DRAWS
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import descend
 from synthicl.probes.knn import KNNProbe
@@ -43,7 +43,7 @@ from synthicl.tabicl.differentiable import preprocess, varying
 from synthicl.tabicl.preprocessing import Preprocessing
 
 CURVES = "icl-vs-gd/curves/"  # (3, L, K): k lr, agreement, squared difference of L rates after K numbers of steps
-MOST_STEPS = 10_000_000
+MAX_STEPS = 10_000_000
 RECORDED = 60  # numbers of steps, evenly spaced in log k, after which predictions are compared
 OTHER_SEED = 43  # of the ensemble's shuffles, for TabICL against itself; the deployed one's is 42
 
@@ -76,8 +76,8 @@ def icl_vs_gd(
     Raises:
         UserError: no steps, or no learning rate, or one that is not positive.
     """
-    check_between(1, MOST_STEPS, "--", steps=steps)
-    check_between(1, MOST_DRAWS, "--", random_draws=random_draws)
+    check_between(1, MAX_STEPS, "--", steps=steps)
+    check_between(1, MAX_DRAWS, "--", random_draws=random_draws)
     if not learning_rates or not all(0 < rate < math.inf for rate in learning_rates):
         raise UserError("--learning_rates: give at least one, and only positive ones, for example 0.01,0.1,1.")
     queries = {split: subject.embedded(split) for split in QUERY_SPLITS}

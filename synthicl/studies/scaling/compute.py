@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.core.randomness import keyed_generator
-from synthicl.core.settings import MOST_DRAWS
+from synthicl.core.settings import MAX_DRAWS
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import probe_factory
 from synthicl.studies.contexts import synthetic_contexts
@@ -89,7 +89,7 @@ def check(shares: Sequence[float], samplings: Sequence[str], seeds: int, max_row
     for sampling in samplings:
         if sampling not in MIN_ROWS:
             raise UserError(f"--samplings={sampling}: unknown. Choose among: {', '.join(MIN_ROWS)}.")
-    check_between(1, MOST_DRAWS, "--", seeds=seeds)
+    check_between(1, MAX_DRAWS, "--", seeds=seeds)
     check_at_least(2, "--", max_rows=max_rows)
 
 

@@ -24,7 +24,7 @@ from synthicl.backbones import BACKBONES
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.backbones.models import efficientnet, mini
 from synthicl.core.errors import UserError, check_between
-from synthicl.core.settings import MOST_DRAWS, of_subject
+from synthicl.core.settings import MAX_DRAWS, of_subject
 from synthicl.coresets import CORESETS
 from synthicl.data.transforms import centre_square, crop_centre
 from synthicl.embeddings.embedder import embed_squares
@@ -65,7 +65,7 @@ def transfer(
     Raises:
         UserError: unknown backbone, missing weights, or runs that cannot stand in one matrix.
     """
-    check_between(1, MOST_DRAWS, "--", random_draws=random_draws)
+    check_between(1, MAX_DRAWS, "--", random_draws=random_draws)
     files = weights_files(weights)
     sources = [*([subject] if subject.context_sets else []), *(open_run(run, subject, files) for run in runs)]
     check(subject, sources)
