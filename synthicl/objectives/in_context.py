@@ -5,9 +5,15 @@ and on into the images. The idea without images: In-Context Data Distillation wi
 https://arxiv.org/abs/2402.06971. Each view of the synthetic images is a context of its own; the order of columns,
 the shift of labels and the power transform are drawn in each step, as the deployed ensemble varies them. Columns
 that are constant in a context are no part of it, and have no gradient.
+
+The targets are the labels of the queries, or what a teacher says of them: knowledge distillation (G. Hinton, O. Vinyals
+and J. Dean, 2015, https://arxiv.org/abs/1503.02531). The teacher, logistic regression on all training embeddings, knows
+how sure one can be of a crop, which a few hundred labels do not say.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +27,7 @@ from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight
 from synthicl.objectives.objective import CPU, Objective, View, Views
+from synthicl.probes.linear import LinearProbe
 from synthicl.tabicl.checkpoint import check_checkpoint, checkpoint_asset
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import DifferentiableTabICL, Member, random_member
@@ -46,6 +53,8 @@ class InContext(Objective):
         view: what the context is made of; the ``clean`` row is the one that TabICL is given in the end.
         query_view: what the real queries are. Augmented views (``--model.views.number``, ``--model.real.bank_views``)
             are more and harder than the clean images of a small training set.
+        targets: what TabICL is to say of a query: its label, or the probabilities that the ``linear`` probe, fitted on
+            the clean training embeddings, gives it.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class InContext(Objective):
         recompute: bool = False,
         view: View = "clean",
         query_view: View = "clean",
+        targets: Literal["labels", "linear"] = "labels",
     ) -> None:
         super().__init__()
         for flag, value in (("queries", queries), ("members", members)):
@@ -69,6 +79,7 @@ class InContext(Objective):
         self.recompute = recompute
         self.view = view
         self.query_view = query_view
+        self.targets = targets
         self._model_paths = [obtain(checkpoint_asset(name, flags=(FLAG, FLAG))) for name in checkpoints or []]
         for path in self._model_paths:
             check_checkpoint(path, FLAG)
@@ -78,6 +89,10 @@ class InContext(Objective):
         self._preprocessing = deployment.preprocessing.to(device)
         paths = self._model_paths or [deployment.model_path]
         self._tabicls = [DifferentiableTabICL(path, device) for path in paths]
+        if self.targets == "linear":
+            teacher = LinearProbe()
+            teacher.fit(train)
+            self._teacher = tuple(part.to(device) for part in teacher.logit_weights())
 
     @override
     def looks_at(self) -> set[View]:
@@ -108,23 +123,40 @@ class InContext(Objective):
         chance = class_balanced_weight(real.y, num_classes) if self.balanced else torch.ones_like(real.z[:, 0])
         drawn = draw_with_chances(chance * (new_label[real.y] >= 0), views * self.queries, generator).view(views, -1)
         queries, truth = self._preprocessing(real.z[drawn]), new_label[real.y[drawn]]
+        target = truth
+        if self.targets == "linear":
+            weight, bias = self._teacher
+            logits = real.z[drawn] @ weight + bias
+            target = logits[..., to_device(classes, logits.device)].softmax(-1) * (truth >= 0)[..., None]
 
         losses = []
         for _ in range(self.members):
             member = random_member(columns.shape[-1], len(classes), generator)
 
-            def loss_of(columns: Tensor, queries: Tensor, truth: Tensor, member: Member = member) -> Tensor:
+            def loss_of(columns: Tensor, queries: Tensor, target: Tensor, member: Member = member) -> Tensor:
                 logits = tabicl.logits(columns, labels, queries, member)
-                # Without a real row of any of the classes, rows of others are drawn, and count for nothing.
-                wrong = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=-1, reduction="sum")
-                return wrong / (truth >= 0).sum().clamp_min(1)
+                return mean_cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
 
             if self.recompute:
-                parts = zip(columns.split(1), queries.split(1), truth.split(1), strict=True)
+                parts = zip(columns.split(1), queries.split(1), target.split(1), strict=True)
                 losses += [checkpoint(loss_of, *part, use_reentrant=False) for part in parts]
             else:
-                losses.append(loss_of(columns, queries, truth))
+                losses.append(loss_of(columns, queries, target))
         return torch.stack(losses).mean()
+
+
+def mean_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of the rows that count.
+
+    Without a real row of any of a step's classes, rows of others are drawn; they count for nothing.
+
+    Args:
+        logits: (q, C).
+        target: class indices (q,), -1 in a row that does not count; or probabilities (q, C), 0 in such a row.
+    """
+    if target.is_floating_point():
+        return F.cross_entropy(logits, target.to(logits), reduction="sum") / target.sum().clamp_min(1)
+    return F.cross_entropy(logits, target, ignore_index=-1, reduction="sum") / (target >= 0).sum().clamp_min(1)
 
 
 # Numbers are drawn on the CPU, and what they choose is found on the device: nothing waits for it.

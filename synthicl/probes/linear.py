@@ -6,6 +6,7 @@ Defined for every context, vectors included, cheap, and unique: the loss is stri
 from __future__ import annotations
 
 import numpy as np
+import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from typing_extensions import override
@@ -33,6 +34,15 @@ class LinearProbe(Probe):
         n, classes = context.soft_labels.shape
         rows, labels = np.repeat(context.z.numpy(), classes, axis=0), np.tile(np.arange(classes), n)
         self.classifier.fit(rows, labels, sample_weight=context.soft_labels.double().flatten().numpy())
+
+    def logit_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight (D, C) and bias (C,), float32, with ``softmax(z @ weight + bias)`` the probabilities."""
+        weight = torch.from_numpy(self.classifier.coef_).float().T
+        bias = torch.from_numpy(self.classifier.intercept_).float()
+        if weight.shape[1] > 1:
+            return weight, bias
+        # Of two classes scikit-learn keeps the log-odds of the second.
+        return torch.cat([torch.zeros_like(weight), weight], 1), torch.cat([torch.zeros_like(bias), bias])
 
     @override
     def predict_proba(self, z: Tensor) -> np.ndarray:

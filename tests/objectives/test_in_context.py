@@ -11,6 +11,7 @@ from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives import InContext, Views
 from synthicl.objectives.in_context import draw_rows, draw_with_chances
+from synthicl.probes.linear import LinearProbe
 from synthicl.tabicl.checkpoint import BUNDLED
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import random_member
@@ -97,6 +98,41 @@ def test_context_and_queries_are_of_the_views_that_were_asked_for():
     assert not torch.equal(seen, objective(synthetic, clean, C, generator()))
     with pytest.raises(ValueError, match="no augmented views"):
         objective.loss(Views(synthetic), Views(clean), C, generator())
+
+
+def test_targets_of_the_linear_probe_are_distilled():
+    """With one query, the cross-entropy to the probabilities of the classes that the probe tells apart."""
+    real, synthetic = clusters(30), clusters(1, seed=3)
+    objective = prepared(real, queries=1, targets="linear")
+    loss = objective(synthetic, real, C, generator())
+    draws = generator()
+    torch.randint(1, (), generator=draws)
+    torch.randperm(C, generator=draws)
+    draw_rows(torch.arange(C), C, torch.arange(C), draws)
+    query = real.z[draw_with_chances(torch.ones(len(real.y)), 1, draws)]
+    member = random_member(4, C, draws)
+    probe = LinearProbe()
+    probe.fit(real)
+    said = objective._tabicls[0].logits(
+        objective._preprocessing(synthetic.z)[None], synthetic.y, objective._preprocessing(query)[None], member
+    )
+    expected = -(torch.from_numpy(probe.predict_proba(query)) * said[0].log_softmax(-1)).sum()
+    torch.testing.assert_close(loss, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_targets_of_classes_that_are_not_drawn_are_left_out():
+    """Twelve classes, ten outputs: the same loss as if the probe knew the ten alone that TabICL is shown."""
+    real, synthetic = clusters(10, classes=12), clusters(1, classes=12, seed=3)
+    loss = prepared(real, targets="linear")(synthetic, real, 12, generator())
+    assert loss.isfinite() and loss > 0
+    of_none = real._replace(y=torch.full_like(real.y, 11)).at(torch.arange(3))
+    without = [
+        prepared(real, targets=targets)(synthetic, of_none, 12, torch.Generator().manual_seed(seed))
+        for seed in range(8)
+        for targets in ("labels", "linear")
+    ]
+    assert any(value == 0 for value in without)  # where class 11 was not drawn, no query counts
+    assert [bool(value) for value in without[::2]] == [bool(value) for value in without[1::2]]
 
 
 def test_good_contexts_have_a_lower_loss_than_mislabelled_ones():

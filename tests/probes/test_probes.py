@@ -65,6 +65,17 @@ def test_linear_equals_scikit_learn():
     np.testing.assert_array_equal(probe.predict_proba(QUERIES), theirs.predict_proba(QUERIES.numpy()))
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_linear_says_what_its_weights_say(classes):
+    """Of two classes scikit-learn keeps one column."""
+    probe = LinearProbe()
+    probe.fit(CONTEXT.at(torch.arange(len(Y))[Y < classes]))
+    weight, bias = probe.logit_weights()
+    assert weight.shape == (Z.shape[1], classes)
+    said = (QUERIES @ weight + bias).softmax(1)
+    np.testing.assert_allclose(said, probe.predict_proba(QUERIES), atol=1e-5)
+
+
 def test_ridge_equals_scikit_learn():
     probe = RidgeProbe()
     probe.fit(CONTEXT)
