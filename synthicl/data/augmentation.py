@@ -1,11 +1,11 @@
 """Differentiable augmentation with parameters drawn once and replayed.
 
 The family is the reference's (linear-gradient-matching): horizontal flip, random resized crop, Gaussian noise, on
-images in [0, 1] before normalisation, not clamped. kornia draws flips and boxes; because both are affine, one
-``grid_sample`` applies them (kornia's own warps cost as much as a small backbone). Parameters of all images of a step
-are drawn at once, identically on every rank, and indexed by whoever needs some of them; noise fields are too large for
-that and are drawn where they are needed, in blocks that belong to fixed rows (a generator for every row would cost a
-GPU as much as a small backbone).
+images in [0, 1] before normalisation, not clamped; and, off by default, changes of colour. kornia draws flips and
+boxes; because both are affine, one ``grid_sample`` applies them (kornia's own warps cost as much as a small backbone).
+Parameters of all images of a step are drawn at once, identically on every rank, and indexed by whoever needs some of
+them; noise fields are too large for that and are drawn where they are needed, in blocks that belong to fixed rows (a
+generator for every row would cost a GPU as much as a small backbone).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from synthicl.core.randomness import derive_seed, keyed_generator
 
 FLAGS = "--model.views.augmentation."
 MAX_RATIO, MAX_NOISE = 1000, 1000  # images are in [0, 1]
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow and torchvision
+COLOR_RANGE = torch.tensor([0.5, 0.5, 0.5, 1.0, 1.0, 1.0])  # of the factors in AugmentationParameters.color
 NOISE_BLOCK = 16  # rows whose noise is drawn together
 
 
@@ -35,6 +37,7 @@ class AugmentationParameters:
         boxes: (N, 4) left, top, width, height of the crop in pixels of the input.
         flip: (N,) bool, mirrored left to right after the crop.
         noisy: (N,) bool, noise is added.
+        color: (N, 6) factors: of red, green and blue, of brightness, of contrast, of saturation.
         first: number of the first of these images among all that were drawn for.
         noise_seed: of the noise fields of all of them.
     """
@@ -42,13 +45,16 @@ class AugmentationParameters:
     boxes: Tensor
     flip: Tensor
     noisy: Tensor
+    color: Tensor
     first: int
     noise_seed: int
 
     def __getitem__(self, rows: slice) -> AugmentationParameters:
         """The parameters of consecutive images."""
         first = self.first + rows.indices(len(self.boxes))[0]
-        return AugmentationParameters(self.boxes[rows], self.flip[rows], self.noisy[rows], first, self.noise_seed)
+        return AugmentationParameters(
+            self.boxes[rows], self.flip[rows], self.noisy[rows], self.color[rows], first, self.noise_seed
+        )
 
 
 @dataclass
@@ -65,6 +71,9 @@ class Augmentation:
         noise_probability: probability that an image gets noise.
         noise_mean: mean of the noise. The public code has 0.5, the paper says 0.
         noise_std: standard deviation of the noise, in units of the [0, 1] range.
+        color: how much colours change, from 0 to 1: a view's brightness, contrast and saturation are multiplied by
+            factors drawn evenly from 1 - color to 1 + color, its red, green and blue by factors from half that range.
+            Light and white balance differ from camera to camera.
     """
 
     flip: float = 0.5
@@ -74,6 +83,7 @@ class Augmentation:
     noise_probability: float = 0.5
     noise_mean: float = 0.0
     noise_std: float = 0.2
+    color: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -81,7 +91,7 @@ class Augmentation:
         Raises:
             UserError: a probability outside [0, 1], no share of an image, or a range whose end is before its beginning.
         """
-        check_between(0, 1, FLAGS, flip=self.flip, noise_probability=self.noise_probability)
+        check_between(0, 1, FLAGS, flip=self.flip, noise_probability=self.noise_probability, color=self.color)
         for name, (least, greatest), most in (("area", self.area, 1), ("ratio", self.ratio, MAX_RATIO)):
             if not 0 < least <= greatest <= most:
                 raise UserError(f"{FLAGS}{name}=[{least}, {greatest}]: must be two rising numbers in (0, {most}].")
@@ -94,7 +104,8 @@ class Augmentation:
             torch.manual_seed(derive_seed(*key))
             boxes = self._boxes_across(count) * image_size if self.crop == "across" else self._boxes(count, image_size)
             flip, noisy = torch.rand(2, count) < torch.tensor([[self.flip], [self.noise_probability]])
-        return AugmentationParameters(boxes, flip, noisy, 0, derive_seed(*key, "noise"))
+            color = 1 + self.color * COLOR_RANGE * (2 * torch.rand(count, 6) - 1)
+        return AugmentationParameters(boxes, flip, noisy, color, 0, derive_seed(*key, "noise"))
 
     def _boxes(self, count: int, image_size: int) -> Tensor:
         """Boxes inside the image, (N, 4) left, top, width, height in pixels."""
@@ -132,10 +143,22 @@ class Augmentation:
         grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
         outside = "zeros" if self.crop == "across" else "border"
         views = F.grid_sample(images, grid, padding_mode=outside, align_corners=False)
+        if self.color:
+            views = _recolor(views, to_device(parameters.color.to(images.dtype), images.device))
         if self.noise_probability == 0:
             return views
         noisy = to_device(parameters.noisy, images.device)[:, None, None, None]
         return views + noisy * (self.noise_mean + self.noise_std * _noise(parameters, views).to(views.dtype))
+
+
+def _recolor(views: Tensor, factors: Tensor) -> Tensor:
+    """Views (N, 3, S, S) with other light, contrast and saturation; factors (N, 6) as in `AugmentationParameters`."""
+    channels, brightness, contrast, saturation = factors[:, :, None, None].split([3, 1, 1, 1], 1)
+    views = views * channels * brightness
+    mean = views.mean((1, 2, 3), keepdim=True)
+    views = mean + contrast * (views - mean)
+    grey = (views * views.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    return grey + saturation * (views - grey)
 
 
 def _noise(parameters: AugmentationParameters, views: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def images(n: int = 6, size: int = 16) -> torch.Tensor:
 def identity(n: int, size: int, **changes) -> AugmentationParameters:
     no = torch.zeros(n, dtype=torch.bool)
     boxes = torch.tensor([[0.0, 0.0, size, size]]).repeat(n, 1)
-    values = {"boxes": boxes, "flip": no, "noisy": no, "first": 0, "noise_seed": 0}
+    values = {"boxes": boxes, "flip": no, "noisy": no, "color": torch.ones(n, 6), "first": 0, "noise_seed": 0}
     return AugmentationParameters(**values | changes)
 
 
@@ -87,7 +87,7 @@ def test_drawing_leaves_the_global_generator_alone():
 
 
 def test_some_rows_get_what_they_get_among_all():
-    augmentation, x = Augmentation(), images(8)
+    augmentation, x = Augmentation(color=0.4), images(8)
     parameters = augmentation.draw(8, 16, 0)
     whole = augmentation.apply(x, parameters, 12)
     torch.testing.assert_close(augmentation.apply(x[3:5], parameters[3:5], 12), whole[3:5])
@@ -116,6 +116,33 @@ def test_noise_has_the_stated_mean_and_std_and_is_not_clamped():
     assert noisy.mean() == pytest.approx(0.5, abs=0.01)
     assert noisy.std() == pytest.approx(0.2, abs=0.01)
     assert not torch.equal(noisy[0], noisy[1])
+
+
+def test_colours_change_as_torchvision_changes_them():
+    """Brightness, contrast and saturation, each alone; torchvision clamps, so the images keep away from 0 and 1."""
+    augmentation, x = Augmentation(color=0.2, noise_probability=0), 0.4 + 0.2 * images()
+    theirs = (transforms.adjust_brightness, None, transforms.adjust_saturation)
+    for place, changed in zip((3, 4, 5), theirs, strict=True):
+        color = torch.ones(6, 6)
+        color[:, place] = 1.2
+        seen = augmentation.apply(x, identity(6, 16, color=color), 16)
+        if changed:
+            torch.testing.assert_close(seen, changed(x, 1.2), atol=1e-3, rtol=0)  # theirs rounds the luma to 4 digits
+        else:  # torchvision's contrast turns about the mean of the grey image, kornia's and ours about the mean
+            mean = x.mean((1, 2, 3), keepdim=True)
+            torch.testing.assert_close(seen, mean + 1.2 * (x - mean))
+    tinted = augmentation.apply(x, identity(6, 16, color=torch.tensor([[1.1, 1, 0.9, 1, 1, 1]]).repeat(6, 1)), 16)
+    torch.testing.assert_close(tinted, x * torch.tensor([1.1, 1, 0.9])[:, None, None])
+
+
+def test_factors_of_colour_are_in_their_ranges_and_change_nothing_else():
+    parameters, without = Augmentation(color=0.4).draw(2000, 64, 1), Augmentation().draw(2000, 64, 1)
+    least, greatest = parameters.color.amin(0), parameters.color.amax(0)
+    torch.testing.assert_close(least, torch.tensor([0.8, 0.8, 0.8, 0.6, 0.6, 0.6]), atol=0.01, rtol=0)
+    torch.testing.assert_close(greatest, torch.tensor([1.2, 1.2, 1.2, 1.4, 1.4, 1.4]), atol=0.01, rtol=0)
+    assert torch.equal(parameters.boxes, without.boxes)
+    assert torch.equal(parameters.noisy, without.noisy)
+    assert (without.color == 1).all()
 
 
 def test_gradient_reaches_the_images():

@@ -261,6 +261,7 @@ FIT = [
             "noise_probability": ("-1", "2", ".nan"),
             "noise_mean": (".nan", ".inf", "x"),
             "noise_std": ("-1", ".nan", ".inf"),
+            "color": ("-0.1", "1.1", ".nan"),
             "crop": ("nope",),
         }.items()
         for value in values
