@@ -158,7 +158,8 @@ def _recolor(views: Tensor, factors: Tensor) -> Tensor:
     mean = views.mean((1, 2, 3), keepdim=True)
     views = mean + contrast * (views - mean)
     grey = (views * views.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    return grey + saturation * (views - grey)
+    saturated: Tensor = grey + saturation * (views - grey)
+    return saturated
 
 
 def _noise(parameters: AugmentationParameters, views: Tensor) -> Tensor:
