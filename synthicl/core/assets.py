@@ -1,6 +1,6 @@
 """Files the project does not ship: where they are looked for, where they come from, which flag supplies them.
 
-The one place that touches the network. It imports nothing heavy, so that what is missing is said within seconds,
+With `synthicl.core.hub` and `synthicl.artefact.upload` what touches the network. It imports nothing heavy, so that what is missing is said within seconds,
 before torch is loaded.
 """
 
