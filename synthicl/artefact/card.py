@@ -50,8 +50,8 @@ context = ContextSet.load("path/to/this/folder")
 context.images, context.labels, context.embeddings, context.class_names
 ```
 
-`datasets.load_dataset("path/to/this/folder")` gives the images with their labels. On the Hugging Face Hub its id takes the
-place of the folder, in both. `images/` is also valid for `torchvision.datasets.ImageFolder`.
+`datasets.load_dataset("path/to/this/folder")` gives the images with their labels. On the Hugging Face Hub the id of the
+dataset takes the place of the folder, in both. `images/` is also valid for `torchvision.datasets.ImageFolder`.
 
 ## Licences
 
@@ -66,11 +66,7 @@ _SOFT = " Soft labels were learnt with the images (`soft_labels`); TabICL sees c
 # Those of https://huggingface.co/docs/hub/repositories-licenses that datasets of images have.
 HUB_LICENCES = {
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "pddl", "odbl", "odc-by", "unlicense"),
-    *(
-        f"cc-{kind}-{version}"
-        for kind in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
-        for version in ("3.0", "4.0")
-    ),
+    *(f"cc-by{kind}-{version}" for kind in ("", "-sa", "-nc", "-nc-sa", "-nd", "-nc-nd") for version in ("3.0", "4.0")),
 }
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _HIDDEN = {".": "images/.*/*", "__": "images/__*/*"}  # what `datasets` passes over unless it is asked for

@@ -1,8 +1,8 @@
 """``publish``: put a context set on the Hugging Face Hub, as a dataset that ``load_dataset`` reads.
 
-What is sent is the context set and nothing else of its run: card, tensors, pictures. The rest of a run stays here, as it
-tells about the machine, or shows real images: config.yaml has paths, results.json and report.html have command lines,
-checkpoints resume on this machine's folders, and after ``synthicl privacy`` report.html shows training images.
+What is sent is the context set and nothing else of its run: card, tensors, pictures. The rest of a run stays here, as
+it tells about the machine or shows real images: config.yaml holds paths, results.json and report.html hold command
+lines, and after ``synthicl privacy`` predictions.safetensors, figures/ and report.html hold training images.
 
 Without being told to, nothing is sent and no network is touched.
 """
@@ -81,9 +81,7 @@ def files_of(folder: Path) -> dict[str, Path]:
         for image, label in zip(context.images, context.labels.tolist(), strict=True):
             name = context.class_names[label]
             if "::" in name:
-                raise UserError(
-                    f"{folder}: class {name!r} would be lost on the Hub, which reads :: otherwise. Rename it."
-                )
+                raise UserError(f"{folder}: class {name!r} would be lost, as `datasets` reads :: otherwise. Rename it.")
             names.append(f"images/{name}/{number[name]:03d}.png")
             number[name] += 1
             try:
@@ -157,7 +155,5 @@ def send(files: dict[str, Path], repo: str, public: bool) -> str:
     except UserError:
         raise
     except Exception as error:  # the Hub's client states no list of what it raises
-        raise UserError(
-            f"{repo}: the Hugging Face Hub refuses ({reason(error)}). Run again, or another name."
-        ) from error
+        raise UserError(f"{repo}: the Hugging Face Hub refuses ({reason(error)}). Mend that and run again.") from error
     return str(commit.commit_url)

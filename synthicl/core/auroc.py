@@ -1,9 +1,9 @@
 r"""How well a score tells two groups apart: the area under the ROC curve, with its interval.
 
 The area is the chance that a random member of the first group scores above a random one of the second, ties counting
-half: 0.5 where the score says nothing, 1 where it says all. Its variance is that of E. R. DeLong, D. M. DeLong and D. L.
-Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves", Biometrics
-44, 1988, from the placements of each case in the other group,
+half: 0.5 where the score says nothing, 1 where it says all. Its variance is that of E. R. DeLong, D. M. DeLong and
+D. L. Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves",
+Biometrics 44, 1988, from the placements of each case in the other group,
 
     V = var_i(P(x_i > Y)) / m + var_j(P(X > y_j)) / n,
 

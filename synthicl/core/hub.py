@@ -73,8 +73,8 @@ def fetched(repo: str) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{repo}: neither a folder here nor a dataset on the Hugging Face Hub that you may read. Check the name; if "
-            "it is private, log in with `hf auth login`."
+            f"{repo}: neither a folder here nor a dataset on the Hugging Face Hub that you may read. Check the name; "
+            "if it is private, log in with `hf auth login`."
         ) from error
     except EntryNotFoundError as error:
         raise UserError(
