@@ -2,8 +2,8 @@
 
 **Nearness.** For each image of a context, the distance d1 to its nearest training image and d2 to its second nearest,
 in embeddings and in pixels. A copy has d1 = 0. The ratio d1 / d2 is the nearest-neighbour distance ratio (NNDR; D. G.
-Lowe, IJCV 60, 2004; for synthetic data Z. Zhao, A. Kunar, R. Birke and L. Y. Chen, "CTAB-GAN", ACML 2021): 0 for a copy,
-near 1 where no single training image stands out. d1 itself is read beside that of test images, which are no copies (M.
+Lowe, IJCV 60, 2004; for synthetic data Z. Zhao, A. Kunar, R. Birke and L. Y. Chen, "CTAB-GAN", ACML 2021): 0 for a
+copy, near 1 where no single training image stands out. d1 itself is read beside that of test images, no copies (M.
 Platzer and T. Reutterer, "Holdout-Based Empirical Assessment of Mixed-Type Synthetic Data", Frontiers in Big Data 4,
 2021). Such distances find copies. They do not show that nothing leaks (Z. Yao, N. Krčo, G. Ganev and Y.-A. de Montjoye,
 "The DCR Delusion", 2025, https://arxiv.org/abs/2505.01524), nor does dataset distillation by itself (N. Carlini, V.

@@ -63,9 +63,10 @@ def nearness(results: Results, row: Row, space: str) -> Nearness | None:
     found = array(results, f"near {space}", row)
     if found is None or not of_test or of_test[0] is None:
         return None
+    usual = max(float(np.median(of_test[0][:, 0])), np.finfo(float).tiny)  # 0 where half of test is in train
     first, second = found.T
     ratio = np.divide(first, second, out=np.zeros_like(first), where=second > 0)  # a copy of two that are equal is one
-    return Nearness(first / np.median(of_test[0][:, 0]), ratio, int((first == 0).sum()))
+    return Nearness(first / usual, ratio, int((first == 0).sum()))
 
 
 def scores_of(results: Results, pair: tuple[Row, Row], score: str) -> tuple[np.ndarray, np.ndarray]:
@@ -103,8 +104,8 @@ def nearness_table(results: Results, space: str) -> Table:
             body.append([name, str(len(found.ratio)), str(found.copies), *numbers])
     trained_on = next(iter(results.rows.values())).measures["training_images"]
     title = (
-        f"The nearest of {trained_on:.0f} training images, by {space}: its distance, in medians of that of test images, "
-        "and over that of the second nearest (NNDR); a copy has 0 in both"
+        f"The nearest of {trained_on:.0f} training images, by {space}: its distance, in medians of that of test images,"
+        " and over that of the second nearest (NNDR); a copy has 0 in both"
     )
     header = ["images", "number", "copies", "distance, median", "smallest", "NNDR, median", "smallest"]
     return Table(title, header, body)
@@ -124,8 +125,8 @@ def membership_table(results: Results) -> Table:
     train, test = pairs_of_rows(results)[0]
     carried = f"{train.measures['preprocessing_numbers']:,.0f} numbers of the preprocessing"
     title = (
-        f"{train.n_query} training images told from {test.n_query} test images: AUROC (0.5: not at all), and less that "
-        f"with val (+); accuracy of {probe_title(train.probe, train.preprocessing)} in %; 95 % intervals. All rows share "
+        f"{train.n_query} training images told from {test.n_query} test images: AUROC (0.5: not at all), less that of "
+        f"val (+); accuracy of {probe_title(train.probe, train.preprocessing)} in %; 95 % intervals. All rows share "
         f"the backbone and {carried}, fitted on all training embeddings"
     )
     header = ["context", "rows", "by distance", "+", "by TabICL's loss", "+", "accuracy, training", "accuracy, test"]
@@ -149,16 +150,15 @@ def sentence(results: Results, checkpoint: str = "last") -> str:
         f"{' and '.join(which)} told from 0" if which else "neither told from 0, which does not prove that it is 0"
     )
     saw = train.run.get("dataset") == "digits" and train.backbone in mini.REGISTERED
-    trained = (
-        "; the backbone itself, which both share, was trained on these training digits without labels" if saw else ""
-    )
+    trained = "; the backbone of both was itself trained on these training digits, without labels" if saw else ""
+    equal = f"{copies or 'None'} of the {train.n_context} synthetic images equal{'' if copies > 1 else 's'}"
     return (
-        f"{copies or 'None'} of the {train.n_context} synthetic images equal{'' if copies > 1 else 's'} a training image: "
-        f"the nearest lies {near.relative.min():.2f} times as far from the {train.measures['training_images']:.0f} training "
-        f"embeddings as test images do (median), with a distance ratio (NNDR) of at least {near.ratio.min():.2f}, where a "
-        f"copy has 0 in both; with their rows {train.n_query} training images are told from {test.n_query} test images at "
-        f"an AUROC of {by[0]} by distance and {by[1]} by TabICL's loss (0.5: not at all), {above[0]} and {above[1]} more "
-        f"than with real images of val, which were not trained on ({verdict}){trained}."
+        f"{equal} a training image: the nearest lies {near.relative.min():.2f} times as far from the "
+        f"{train.measures['training_images']:.0f} training embeddings as test images do (median), with a distance "
+        f"ratio (NNDR) of at least {near.ratio.min():.2f}, where a copy has 0 in both; with their rows {train.n_query} "
+        f"training images are told from {test.n_query} test images at an AUROC of {by[0]} by distance and {by[1]} by "
+        f"TabICL's loss (0.5: not at all), {above[0]} and {above[1]} more than with real images of val, which were not "
+        f"trained on ({verdict}){trained}."
     )
 
 
