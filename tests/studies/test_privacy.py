@@ -153,7 +153,7 @@ def test_the_study_is_registered_and_shown(measured, capsys):
     assert [table.title.split(",")[0] for table in tables(results)][:2] == ["The nearest of 899 training images"] * 2
     text = finding(results)
     assert "150 training images are told from 150 test images" in text
-    assert "the backbone of both was itself trained on these training digits" in text
+    assert "the backbone, which all share, was itself trained on these training digits" in text
     assert len(figures(results)) == 2
 
 

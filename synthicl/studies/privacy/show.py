@@ -125,12 +125,12 @@ def membership_table(results: Results) -> Table:
     train, test = pairs_of_rows(results)[0]
     carried = f"{train.measures['preprocessing_numbers']:,.0f} numbers of the preprocessing"
     title = (
-        f"{train.n_query} training images told from {test.n_query} test images: AUROC (0.5: not at all), less that of "
-        f"val (+); accuracy of {probe_title(train.probe, train.preprocessing)} in %; 95 % intervals. All rows share "
-        f"the backbone and {carried}, fitted on all training embeddings"
+        f"{train.n_query} training images told from {test.n_query} test images: AUROC (0.5: not at all), and how much "
+        f"it is above that of val; accuracy of {probe_title(train.probe, train.preprocessing)} in %; 95 % intervals. "
+        f"All rows share the backbone and {carried}, fitted on all training embeddings"
     )
-    header = ["context", "rows", "by distance", "+", "by TabICL's loss", "+", "accuracy, training", "accuracy, test"]
-    return Table(title, header, body)
+    header = ["context", "rows", "by distance", "above val", "by TabICL's loss", "above val"]
+    return Table(title, [*header, "accuracy, training", "accuracy, test"], body)
 
 
 def sentence(results: Results, checkpoint: str = "last") -> str:
@@ -150,7 +150,9 @@ def sentence(results: Results, checkpoint: str = "last") -> str:
         f"{' and '.join(which)} told from 0" if which else "neither told from 0, which does not prove that it is 0"
     )
     saw = train.run.get("dataset") == "digits" and train.backbone in mini.REGISTERED
-    trained = "; the backbone of both was itself trained on these training digits, without labels" if saw else ""
+    trained = (
+        "; the backbone, which all share, was itself trained on these training digits without labels" if saw else ""
+    )
     equal = f"{copies or 'None'} of the {train.n_context} synthetic images equal{'' if copies > 1 else 's'}"
     return (
         f"{equal} a training image: the nearest lies {near.relative.min():.2f} times as far from the "
