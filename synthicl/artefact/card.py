@@ -81,9 +81,8 @@ def front_matter(context: ContextSet) -> str:
     about, n = context.metadata, len(context.labels)
     said = printable(about.get("dataset_licence", ""))
     named = re.sub(r"[ -]+", "-", said.partition("(")[0].strip().lower())
-    licence: dict[str, str] = {"license": named if named in HUB_LICENCES else "other" if said else "unknown"}
-    if licence["license"] == "other":
-        licence["license_name"] = re.sub(r"[^a-z0-9]+", "-", said.lower())[:80].strip("-") or "of-the-dataset"
+    licence = named if named in HUB_LICENCES else "other" if said else "unknown"
+    name = re.sub(r"[^a-z0-9]+", "-", said.lower())[:80].strip("-") or "of-the-dataset"
     found: dict[str, Any] | None = None
     if context.images is not None:
         names = [context.class_names[label] for label in context.labels.unique().tolist()]
@@ -101,7 +100,8 @@ def front_matter(context: ContextSet) -> str:
         task_categories=["image-classification"],
         size_categories=[next((words for most, words in _SIZES if n < most), "n>1M")],
         tags=["synthicl", "dataset-distillation", "tabicl", "synthetic"],
-        **licence,
+        license=licence,
+        license_name=name if licence == "other" else None,
         configs=None if found is None else [found],
     )
     return str(data.to_yaml())

@@ -147,7 +147,7 @@ def send(files: dict[str, Path], repo: str, public: bool) -> str:
         else:
             api.create_repo(repo, repo_type="dataset", private=not public)
         stale = sorted(name for name in there - set(files) if name.startswith("images/"))
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(name, path) for name, path in files.items()),
             *(CommitOperationDelete(name) for name in stale),
         ]

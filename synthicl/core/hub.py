@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in their __init__.py
 
 from synthicl.core.assets import reachable
 from synthicl.core.errors import UserError

@@ -60,8 +60,8 @@ def test_nearest_embeddings_by_brute_force(rows):
     found = nearest_embeddings(z, train)
     every = np.linalg.norm(z.double().numpy()[:, None] - train.double().numpy(), axis=2)
     np.testing.assert_allclose(found.distances, np.sort(every, 1)[:, :2])
-    assert found.index.tolist() == every.argmin(1).tolist()
-    assert found.distances[0, 0] == 0 and found.index[0] == 7
+    assert found.which.tolist() == every.argmin(1).tolist()
+    assert found.distances[0, 0] == 0 and found.which[0] == 7
 
 
 def test_nearest_pixels_by_brute_force():
@@ -74,8 +74,8 @@ def test_nearest_pixels_by_brute_force():
     flat = pixels.transpose(0, 3, 1, 2).reshape(150, -1).astype(float)
     every = np.sqrt(((images.numpy().reshape(70, 1, -1) - flat) ** 2).mean(2))
     np.testing.assert_allclose(found.distances, np.sort(every, 1)[:, :2])
-    assert found.index.tolist() == every.argmin(1).tolist()
-    assert found.distances[3, 0] == 0 and found.index[3] == 149
+    assert found.which.tolist() == every.argmin(1).tolist()
+    assert found.distances[3, 0] == 0 and found.which[3] == 149
 
 
 def test_distance_to_the_own_class_by_brute_force():

@@ -53,11 +53,11 @@ class Nearest(NamedTuple):
 
     Attributes:
         distances: (n, 2), float64, to the nearest and the second nearest.
-        index: (n,), the nearest one.
+        which: (n,), index of the nearest one.
     """
 
     distances: np.ndarray
-    index: Tensor
+    which: Tensor
 
 
 def privacy(subject: Subject, results: Results, max_images: int = 2000) -> None:
@@ -97,7 +97,7 @@ def privacy(subject: Subject, results: Results, max_images: int = 2000) -> None:
         asked["test"] = squares(subject, "test", some[:PIXEL_QUERIES])
         found = nearest_pixels(torch.cat(list(asked.values())), training_squares(subject))
         parts = np.cumsum([len(images) for images in asked.values()])[:-1]
-        pairs = zip(np.split(found.distances, parts), found.index.tensor_split(parts.tolist()), strict=True)
+        pairs = zip(np.split(found.distances, parts), found.which.tensor_split(parts.tolist()), strict=True)
         return {name: Nearest(*pair) for name, pair in zip(asked, pairs, strict=True)}
 
     probe = Keeping(subject.deployment, subject.device)
@@ -216,5 +216,5 @@ def pairs(subject: Subject, context: Context, near: Nearest, pixels: Nearest) ->
     """
     assert context.images is not None
     chosen = torch.from_numpy(near.distances[:, 0]).argsort(stable=True)[:SHOWN]
-    shown = [context.images()[chosen], *(subject.images(found.index[chosen]) for found in (near, pixels))]
+    shown = [context.images()[chosen], *(subject.images(found.which[chosen]) for found in (near, pixels))]
     return torch.stack(shown, 1).numpy()
