@@ -2,16 +2,16 @@
 
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from httpx2 import Request, Response
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from synthicl.core import assets, hub
 from synthicl.core.errors import UserError
 
-ANSWER = Response(404, request=Request("GET", "https://huggingface.co"))
+ANSWER = Mock(headers={})  # of the Hub, as its errors keep it
 
 
 @pytest.fixture
