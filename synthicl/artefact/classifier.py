@@ -222,7 +222,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Build a fitted classifier from a context set; its class names become ``classes_``.
 
         Args:
-            context: the set, or the folder that holds it: a finished run's, or one that `save` wrote.
+            context: the set, or the folder that holds it: a finished run's, or one that `save` wrote; or the id of a
+                dataset on the Hugging Face Hub, ``user/name``.
             model_path: a TabICL checkpoint file; None for the one that the set's metadata names.
             device: where backbone and TabICL run.
             backbone_weights: a local file of the backbone's weights, for images; None for the bundled or downloaded.

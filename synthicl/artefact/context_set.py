@@ -1,8 +1,9 @@
 """The artefact: a labelled context set in a folder that stands on its own.
 
 ``context.safetensors`` holds images, labels, embeddings and the statistics of real data that the preprocessing needs;
-``images/<class name>/`` one PNG per image, valid for ``torchvision.datasets.ImageFolder`` and
-``datasets.load_dataset("imagefolder", ...)``; ``grid.png`` a picture of all. Nothing in it is a pickle.
+``images/<class name>/`` one PNG per image, valid for ``torchvision.datasets.ImageFolder``; ``grid.png`` a picture of
+all. With its card (`synthicl.artefact.card`) the folder is a dataset for ``datasets.load_dataset``. Nothing in it is a
+pickle.
 
 What the file may hold is said in `synthicl.core.context_header` and `synthicl.artefact.schema`; both are checked when
 it is written and when it is read, and so is its checksum when it is read.
@@ -35,6 +36,7 @@ from synthicl.core.context_header import (
 )
 from synthicl.core.errors import UserError
 from synthicl.core.files import disk_error, write_whole
+from synthicl.core.hub import local_folder
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.tabicl.preprocessing import Preprocessing, check_members
@@ -133,10 +135,14 @@ class ContextSet:
     def load(cls, folder: Path | str) -> ContextSet:
         """Read a set that `save` wrote.
 
+        Args:
+            folder: that holds it; or the id of a dataset on the Hugging Face Hub, ``user/name``, from where its
+                ``context.safetensors`` is fetched. A folder of that name wins, see `synthicl.core.hub.is_on_hub`.
+
         Raises:
             UserError: there is none, or the file is damaged, inconsistent, or of another format.
         """
-        folder = Path(folder)
+        folder = local_folder(folder)
         header = read_header(folder)
         path = context_file(folder)
         try:

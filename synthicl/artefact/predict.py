@@ -21,6 +21,7 @@ from synthicl.artefact.classifier import InContextClassifier, embedder_of, open_
 from synthicl.artefact.context_set import BEST, ContextSet
 from synthicl.core.errors import UserError
 from synthicl.core.files import ABSENT, FILE, FOLDER, kind_of, same_file, write_whole
+from synthicl.core.hub import local_folder
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.core.settings import of_run
 from synthicl.core.text import plain_cell, printable
@@ -34,7 +35,7 @@ SHOWN = 3  # unreadable images that are named at the end
 
 
 def predict(
-    context: Path,
+    context: Path | str,
     images: Path,
     output: Path | None = None,
     backbone_weights: str | None = None,
@@ -51,7 +52,7 @@ def predict(
     one, resized and cropped, synthetic images of the run included.
 
     Args:
-        context: folder of a finished run, or of a context set.
+        context: folder of a finished run, or of a context set; or the id of one on the Hugging Face Hub, a text.
         images: a folder, searched with its subfolders; an image; or a text file with one path per line, relative ones
             below the folder of that file.
         output: the CSV; None for ``predictions.csv`` in the current directory. It is written whole or not at all.
@@ -75,6 +76,7 @@ def predict(
     if kind not in (FILE, ABSENT):
         raise UserError(f"--output={output}: is {kind}. Name a file, for example {OUTPUT}.")
     found = find_images(images)
+    context = local_folder(context)
     own_model, own_weights = _files_of_the_run(context)
     classifier = open_context_set(ContextSet.load(context), model_path or own_model, device)
     embedder = embedder_of(classifier.context_, backbone_weights or own_weights, device)

@@ -1,4 +1,4 @@
-"""The studies and ``predict``: their parser, and what happens around each of them."""
+"""The studies, ``predict`` and ``publish``: their parser, and what happens around each of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from synthicl.artefact.predict import predict
+from synthicl.artefact.upload import publish as publish_set
 from synthicl.cli.command_line import agree, split
 from synthicl.cli.command_line import settings as read
 from synthicl.core.errors import UserError
@@ -27,7 +28,11 @@ from synthicl.studies.subject import Subject
 def asked_for(args: list[str]) -> list[Study]:
     """The study that a command line names; all where it names none, to show which there are."""
     names = STUDIES.names()
-    if args and args[0] in [*names, "predict"]:  # what is wrong with another package's is said to who asks for that
+    if args and args[0] in [
+        *names,
+        "predict",
+        "publish",
+    ]:  # what is wrong with another package's is said to who asks for that
         names = [name for name in names if name == args[0]]
     return [STUDIES.get(name) for name in names]
 
@@ -47,6 +52,7 @@ def parser(studies: Iterable[Study]) -> ArgumentParser:
         command.add_function_arguments(study.compute, skip={"subject", "results"})
         commands.add_subcommand(study.name, command)
     commands.add_subcommand("predict", _predict_parser())
+    commands.add_subcommand("publish", _publish_parser())
     return main
 
 
@@ -54,12 +60,23 @@ def _predict_parser() -> ArgumentParser:
     """``predict`` scores nothing: it takes a context set and images, and writes a table."""
     description = "Classify images with a context set alone, into a CSV."
     command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
-    command.add_argument("subject", help="Folder of a run or a context set.")
+    command.add_argument("subject", help="Folder of a run or a context set, or its id on the Hugging Face Hub.")
     command.add_argument("images", help="A folder of images, an image, or a text file with one path per line.")
     command.add_argument("--output", help="The CSV; predictions.csv in the current directory if left out.")
     for flag in ("backbone.weights", "tabicl.model_path"):
         command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     command.add_argument("--batch_size", type=int, default=64, help="Images that are held at once.")
+    return command
+
+
+def _publish_parser() -> ArgumentParser:
+    """``publish`` sends a context set to the Hugging Face Hub, if told to."""
+    description = "List what would be published of a run on the Hugging Face Hub, and send it if told to."
+    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    command.add_argument("subject", help="Folder of a run or a context set.")
+    command.add_argument("repo", help="Where it goes: user/name.")
+    command.add_argument("--upload", type=bool, default=False, help="Send it; otherwise nothing is sent.")
+    command.add_argument("--public", type=bool, default=False, help="Let everybody read it; otherwise it is private.")
     return command
 
 
@@ -74,9 +91,12 @@ def run(args: list[str]) -> None:
     name = parsed["subcommand"]
     settings = parsed[name].as_flat().__dict__
     agree(read(split(args)[1]), settings.get, [flag for flag in ELSEWHERE | FOR_DATASETS if flag in settings])
+    if name == "publish":
+        publish_set(settings["subject"], settings["repo"], settings["upload"], settings["public"])
+        return
     if name == "predict":
         predict(
-            Path(settings["subject"]),
+            settings["subject"],
             Path(settings["images"]),
             settings["output"] and Path(settings["output"]),
             settings["backbone.weights"],

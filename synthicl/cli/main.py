@@ -29,11 +29,14 @@ TRAINING = {
     "test": "Score them on test.",
 }
 AGAIN = "The same command continues where it stopped."
-PREDICT = {"predict": "Classify images with a context set alone, into a CSV."}
+TOOLS = {
+    "predict": "Classify images with a context set alone, into a CSV.",
+    "publish": "List what of a run would go to the Hugging Face Hub; send it with --upload=true.",
+}
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run ``synthicl``: a training as ``train.py`` does, a study or ``predict`` as ``evaluate.py`` does.
+    """Run ``synthicl``: a training as ``train.py`` does, a study or one of `TOOLS` as ``evaluate.py`` does.
 
     Args:
         args: command line without the program's name; None for this process's own.
@@ -46,7 +49,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _main(args: list[str]) -> None:
-    evaluations = studies() | PREDICT
+    evaluations = studies() | TOOLS
     command = args[0] if args else "--help"
     if command in {"-h", "--help"}:
         print(usage(TRAINING | evaluations))

@@ -13,6 +13,7 @@ from typing import Any
 from synthicl.backbones import backbone_spec
 from synthicl.core.assets import Asset, out_of_reach, require
 from synthicl.core.configuration import config_names
+from synthicl.core.context_header import read_header
 from synthicl.core.errors import UserError
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, RunSettings, context_metadata, of_subject
@@ -35,13 +36,26 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
     if len(words) < 2:
         raise UserError(f"{words[0]}: a subject is required. Name a folder, such as outputs/digits/latest.")
     command, what = words[:2]
-    if command != "predict":
+    if command == "publish":
+        check_publication(words)
+    elif command != "predict":
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
         check(named(settings))
     elif (Path(what) / CONTEXT_FILE).is_file() and "backbone" in context_metadata(Path(what)):
         # It needs no dataset. What a set of bare vectors lacks is said when it is opened.
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in ELSEWHERE})
         check(named(settings) | {"data.name": None})
+
+
+def check_publication(words: Sequence[str]) -> None:
+    """Check that ``publish`` names a context set and a repository.
+
+    Raises:
+        UserError: it does not.
+    """
+    if len(words) < 3:
+        raise UserError("publish: a repository is required. Write synthicl publish outputs/digits/latest user/name.")
+    read_header(Path(words[1]))
 
 
 def named(settings: RunSettings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Files the project does not ship: where they are looked for, where they come from, which flag supplies them.
 
-The one place that touches the network. It imports nothing heavy, so that what is missing is said within seconds,
-before torch is loaded.
+With `synthicl.core.hub` and `synthicl.artefact.upload` this is what touches the network. It imports nothing heavy, so
+that what is missing is said within seconds, before torch is loaded.
 """
 
 from __future__ import annotations

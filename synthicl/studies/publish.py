@@ -13,6 +13,7 @@ from synthicl.report.page import Section, write_report
 from synthicl.report.table import markdown, print_tables
 from synthicl.studies import STUDIES
 from synthicl.studies.compare.show import score_tables
+from synthicl.studies.privacy.show import sentence
 from synthicl.studies.results import Results
 from synthicl.studies.study import Study
 from synthicl.studies.subject import Subject
@@ -42,7 +43,7 @@ def publish(subject: Subject, results: Results, study: Study) -> None:
     title = f"synthicl: {row.run.get('dataset', subject.folder.name)}"
     write_report(subject.output, title, list(sections.values()), identity(row.run), subject.folder)
     if "compare" in present and subject.elsewhere is None:  # the card is the context set's, and stays with it
-        write_cards(subject, results.of("compare"))
+        write_cards(subject, results)
     print(f"Tables, figures, report.html and report.md: {subject.output}", flush=True)
 
 
@@ -58,10 +59,12 @@ def section_of(study: Study, results: Results) -> Section:
     return Section(study.title, study.tables(results), figures, commands, study.finding(results))
 
 
-def write_cards(subject: Subject, compared: Results) -> None:
-    """Write the card of each context set, with the scores that ``compare`` found."""
-    scores = "".join(f"## {table.title}\n\n{markdown(table)}\n\n" for table in score_tables(compared))
+def write_cards(subject: Subject, results: Results) -> None:
+    """Write the card of each context set, with the scores that ``compare`` found and the sentence of ``privacy``."""
+    tables = score_tables(results.of("compare"))
+    scores = "".join(f"## {table.title}\n\n{markdown(table)}\n\n" for table in tables)
     for checkpoint, context_set in subject.context_sets.items():
-        text = card(context_set, scores)
+        privacy = sentence(results.of("privacy"), context_set.metadata.get("checkpoint", checkpoint))
+        text = card(context_set, scores, privacy)
         path = subject.folder / (BEST if checkpoint == BEST else "") / "README.md"
         write_whole(path, lambda target, text=text: target.write_text(text, encoding="utf-8"))  # type: ignore[misc]

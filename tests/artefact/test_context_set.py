@@ -204,3 +204,19 @@ def test_preprocessing_without_statistics_is_kept_as_one(tmp_path):
     context.save(tmp_path)
     assert ContextSet.load(tmp_path).preprocessing == Preprocessing("raw", 8)
     assert set(load_file(tmp_path / "context.safetensors")) == {"embeddings", "labels"}
+
+
+def test_a_set_is_loaded_by_its_id_on_the_hub_and_checked_like_any_other(tmp_path, monkeypatch):
+    saved = context_set(images=False)
+    saved.save(tmp_path / "cache")
+    fetched = []
+    monkeypatch.setattr("synthicl.core.hub.fetched", lambda repo: fetched.append(repo) or tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(ContextSet.load("user/name").embeddings, saved.embeddings)
+    assert fetched == ["user/name"]
+    rewrite(tmp_path / "cache", {"embeddings": torch.ones(6, 5)})
+    with pytest.raises(UserError, match="the checksum differs"):
+        ContextSet.load("user/name")
+    context_set().save(tmp_path / "user" / "name")  # what lies here wins
+    assert ContextSet.load("user/name").images is not None
+    assert len(fetched) == 2

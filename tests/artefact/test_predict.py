@@ -12,9 +12,11 @@ from PIL import Image
 
 import synthicl.artefact.predict as predict_module
 import synthicl.data.transforms as transforms
+from synthicl.artefact.classifier import InContextClassifier
 from synthicl.artefact.context_set import ContextSet
 from synthicl.artefact.predict import find_images, predict
 from synthicl.backbones import backbone_spec, create_backbone
+from synthicl.cli.main import main
 from synthicl.core.errors import UserError
 from synthicl.data.datasets.digits import load
 from synthicl.data.images import LabelledImages
@@ -347,3 +349,13 @@ def test_the_table_is_written_whole_or_not_at_all(tmp_path, run, queries, monkey
         assert batches == [4, 4]
         assert output.read_text() == "old"
         assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_context_set_on_the_hub_is_one_too(tmp_path, monkeypatch, run, queries, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("synthicl.core.hub.fetched", lambda repo: {"user/name": run}[repo])
+    assert main(["predict", "user/name", str(queries / "0")]) == 0
+    assert "10 of 10 images classified: predictions.csv" in capsys.readouterr().out
+    expected = read(predict(run, queries / "0", tmp_path / "local.csv"))
+    assert read("predictions.csv") == expected
+    assert InContextClassifier.from_context_set("user/name").classes_.tolist() == NAMES

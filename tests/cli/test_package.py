@@ -58,7 +58,8 @@ def test_a_wheel_runs_outside_the_checkout(tmp_path):
     shown = run(command, "--help")
     assert shown.returncode == 0, shown.stderr
     assert {line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")} == {
-        *("fit", "validate", "test", "compare", "scaling", "few-shot", "transfer", "boundary", "icl-vs-gd", "predict")
+        *("fit", "validate", "test", "compare", "scaling", "few-shot", "transfer", "boundary", "icl-vs-gd"),
+        *("privacy", "predict", "publish"),
     }
     installed = Path(found) / "synthicl" / "configs"
     assert {path.relative_to(installed) for path in installed.rglob("*.yaml")} == {

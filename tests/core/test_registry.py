@@ -124,7 +124,7 @@ def test_what_the_package_ships():
     assert set(DATASETS.names()) >= {"digits", "folder", "groceries", "imagenette", "imagenette-160", "imagenette-320"}
     assert set(BACKBONES.names()) >= {"mini", "mini_conv", "dinov2_vitb14", "efficientnet_lite0"}
     assert set(CORESETS.names()) >= {"random", "centroid", "class_mean", "all"}
-    assert set(STUDIES.names()) >= {"compare", "scaling", "few-shot", "transfer", "boundary", "icl-vs-gd"}
+    assert set(STUDIES.names()) >= {"compare", "scaling", "few-shot", "transfer", "boundary", "icl-vs-gd", "privacy"}
     for registry in (DATASETS, BACKBONES, CORESETS, PROBES, STUDIES):
         for name in registry.names(optional=True):
             registry.get(name)

@@ -69,7 +69,7 @@ def test_linear_equals_scikit_learn():
 def test_linear_says_what_its_weights_say(classes):
     """Of two classes scikit-learn keeps one column."""
     probe = LinearProbe()
-    probe.fit(CONTEXT.at(torch.arange(len(Y))[Y < classes]))
+    probe.fit(CONTEXT.at(torch.arange(len(Y))[classes > Y]))
     weight, bias = probe.logit_weights()
     assert weight.shape == (Z.shape[1], classes)
     said = (QUERIES @ weight + bias).softmax(1)
