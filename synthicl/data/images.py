@@ -31,10 +31,13 @@ class LabelledImages:
     Attributes:
         images: paths, or arrays of shape (H, W) or (H, W, 3), uint8.
         labels: class index of each image, in ``range(C)``.
+        groups: name of each image's group (a shop, a hospital, a background), by which results are told apart; None
+            where the dataset says none. No optimisation and no choice looks at them.
     """
 
     images: Sequence[Path | np.ndarray]
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -42,7 +45,8 @@ class LabelledImages:
 
     def take(self, indices: np.ndarray) -> LabelledImages:
         """Return the images at ``indices``, in that order."""
-        return LabelledImages([self.images[i] for i in indices], self.labels[indices])
+        groups = None if self.groups is None else self.groups[indices]
+        return LabelledImages([self.images[i] for i in indices], self.labels[indices], groups)
 
 
 def read_image(image: Path | np.ndarray | Image.Image) -> Image.Image:

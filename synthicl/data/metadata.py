@@ -1,8 +1,9 @@
 """Labels beside images: ``metadata.csv`` and ``metadata.jsonl``, as in Hugging Face's imagefolder.
 
 https://huggingface.co/docs/datasets/image_dataset: one row for each image, ``file_name`` relative to the metadata file
-and ``label``. One file lies at the root of a dataset, or one in each of its splits. Other columns are ignored, and so
-are images that no row names.
+and ``label``. A column ``group`` (a shop, a hospital, a background) says by what results are to be told apart. One file
+lies at the root of a dataset, or one in each of its splits. Other columns are ignored, and so are images that no row
+names.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ FILES = ("metadata.csv", "metadata.jsonl")
 
 
 class Row(NamedTuple):
-    """An image, its label, and the line that says so."""
+    """An image, its label, the line that says so, and its group, where there is such a column."""
 
     image: Path
     label: str
     line: str
+    group: str | None = None
 
 
 def metadata_files(root: Path, splits: Sequence[str]) -> list[Path]:
@@ -68,8 +70,8 @@ def labelled_by(
         The images of each split, and the names of their classes: the labels of ``train``, sorted.
 
     Raises:
-        UserError: a row of another form, or one that names no image, or a label that is not in train; the message
-            names file and line.
+        UserError: a row of another form, or one that names no image, or a label that is not in train, or groups that
+            tell nothing apart; the message names file and line.
     """
     first: dict[Path, str] = {}
     rows: dict[str, list[Row]] = {split: [] for split in splits or ["train"]}
@@ -81,6 +83,7 @@ def labelled_by(
         if split not in rows:
             raise UserError(f"--data.root: {row.line}: {shown} lies in none of {', '.join(splits)}. Move it there.")
         rows[split].append(row)
+    check_groups([row for found in rows.values() for row in found])
     label_of = {name: label for label, name in enumerate(sorted({row.label for row in rows["train"]}))}
     images = {}
     for split, found in rows.items():
@@ -90,8 +93,31 @@ def labelled_by(
             )
         found.sort(key=lambda row: row.image)
         labels = np.array([label_of[row.label] for row in found], dtype=np.int64)
-        images[split] = LabelledImages([row.image for row in found], labels)
+        groups = np.array([row.group for row in found], dtype=object) if found and found[0].group is not None else None
+        images[split] = LabelledImages([row.image for row in found], labels, groups)
     return images, [safe_folder_name(name) for name in label_of]
+
+
+def check_groups(rows: Sequence[Row]) -> None:
+    """Check that all rows have a group, or none has, and that there are several, which can be told apart.
+
+    Raises:
+        UserError: the message names the lines, or the groups.
+    """
+    without, having = ([row for row in rows if (row.group is None) == lacks] for lacks in (True, False))
+    if without and having:
+        raise UserError(
+            f"--data.root: {without[0].line}: no group, and {having[0].line} has one. Give every image a group, or "
+            "remove the column."
+        )
+    names = sorted({row.group for row in having if row.group is not None})
+    if len(names) == 1:
+        raise UserError(
+            f"--data.root: {having[0].line}: {names[0]!a:.80} is the only group. Name two at least, or remove the "
+            "column."
+        )
+    if pair := first_collision(names):
+        raise UserError(f"--data.root: two groups look the same, {pair[0]!a} and {pair[1]!a}. Rename one.")
 
 
 def read_metadata(path: Path) -> Iterator[Row]:
@@ -117,11 +143,12 @@ def read_metadata(path: Path) -> Iterator[Row]:
             )
         if (kind := kind_of(image)) != FILE:
             raise UserError(f"--data.root: {line}: {printable(image)} is {kind}. Add it, or remove the line.")
-        yield Row(image, label, line)
+        group = _cell(cells, "group", line) if "group" in cells else None
+        yield Row(image, label, line, group)
 
 
 def _cell(cells: dict[str, Any], column: str, line: str) -> str:
-    """A cell as text: labels may be whole numbers."""
+    """A cell as text: labels and groups may be whole numbers."""
     if column not in cells:
         found = ", ".join(map(repr, cells))
         raise UserError(f"--data.root: {line}: no column {column!r} (found {found}). Rename one, or remove the file.")

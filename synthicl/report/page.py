@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,7 +85,9 @@ def text_of(name: str, figure: Figure) -> str:
 def render(figure: Figure, suffix: str) -> bytes:
     """A figure as PNG or SVG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script the font lacks is drawn as boxes
+        figure.savefig(buffer, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
     return buffer.getvalue()
 
 

@@ -10,6 +10,17 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from synthicl.core.statistics import Comparison, Interval, holm
+from synthicl.core.text import plain_markdown, printable
+
+
+class Name(str):
+    """A cell that came with the data, such as the name of a class: shown as it stands, whatever it looks like."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Name:
+        """Escape what would not stay on its line."""
+        return super().__new__(cls, printable(text))
 
 
 class Table(NamedTuple):
@@ -71,4 +82,8 @@ def print_tables(tables: Iterable[Table]) -> None:
 def markdown(table: Table) -> str:
     """A table in Markdown, without its title."""
     rows = (table.header, ["---"] * len(table.header), *table.body)
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows)
+    return "\n".join("| " + " | ".join(map(_in_markdown, cells)) + " |" for cells in rows)
+
+
+def _in_markdown(cell: str) -> str:
+    return plain_markdown(cell) if isinstance(cell, Name) else cell.replace("|", "\\|")

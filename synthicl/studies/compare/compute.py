@@ -12,6 +12,7 @@ from synthicl.core.settings import MAX_DRAWS
 from synthicl.probes import PROBES, probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
+from synthicl.studies.compare.parts import note_parts
 from synthicl.studies.contexts import QUERY_SPLITS, real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
 from synthicl.studies.scoring import Context, Job
@@ -65,6 +66,7 @@ def compare(
     fixed = [context for context in chosen if context.name in WHATEVER_IPC] + list(synthetic_contexts(subject))
     varied = [context for context in chosen if context.name not in WHATEVER_IPC]
     queries = {split: subject.embedded(split) for split in splits}
+    note_parts(results, subject.data, QUERY_SPLITS)
     made = make_probes(subject, probes, preprocessings, checkpoints)
     for per_class, group in ((ipc, varied), (subject.ipc, fixed)):
         jobs = [job for probe in made for context in group for job in jobs_of(subject, probe, context, reference_seeds)]

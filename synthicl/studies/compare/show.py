@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -12,63 +10,13 @@ from synthicl.core.words import words
 from synthicl.probes.calibration import BINS, Reliability, reliability
 from synthicl.report.style import COLORS, NARROW, new_figure
 from synthicl.report.table import Table, against, difference_cells, percent, percent_interval
-from synthicl.studies.contexts import rank
+from synthicl.studies.compare import show_parts
+from synthicl.studies.compare.lines import Line, label, lines, of_column, probes
 from synthicl.studies.results import Results, Row, probe_title
 
 CONFIDENCE = "compare/confidence/"  # (q,): the probability of the predicted class
 MIN_QUERIES = 10  # queries of a bin, of each draw, below which it is left out of the diagram
 TIMES = ("fit_seconds", "predict_seconds")
-
-
-class Group(NamedTuple):
-    """What stands in one line of a table.
-
-    Attributes:
-        context: its name.
-        checkpoint: of a synthetic context.
-        ipc: images per class.
-        twins: names of other contexts that consist of the same rows.
-    """
-
-    context: str
-    checkpoint: str
-    ipc: int
-    twins: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """All its names in words: ``nearest to class mean = herding = k-center``."""
-        return " = ".join(map(words, (self.context, *self.twins)))
-
-
-def groups(results: Results, split: str) -> dict[Group, list[Row]]:
-    """Rows of a split, in the order of tables; builders that chose the same rows are one line and one comparison."""
-    names = {Group(row.context, row.checkpoint, row.ipc) for row in results.select(split=split)}
-    # "last" stands before "best_on_val"
-    ordered = sorted(names, key=lambda key: (rank(key.context), key.context, key.ipc, key.checkpoint != "last"))
-    found: dict[Group, list[Row]] = {}
-    for key in ordered:
-        rows = results.select(split=split, context=key.context, checkpoint=key.checkpoint, ipc=key.ipc)
-        twin = None if key.checkpoint else next((other for other in found if same_rows(found[other], rows)), None)
-        found = {
-            other._replace(twins=(*other.twins, key.context)) if other == twin else other: known
-            for other, known in found.items()
-        }
-        if twin is None:
-            found[key] = rows
-    return found
-
-
-def same_rows(first: list[Row], second: list[Row]) -> bool:
-    """Whether two contexts were scored with the same probes and are made of the same rows, by their fingerprints."""
-    marks = [{(row.probe, row.preprocessing, row.draw, row.fingerprint) for row in rows} for rows in (first, second)]
-    return marks[0] == marks[1] and all(row.fingerprint for row in first)
-
-
-def probes(results: Results, split: str) -> list[tuple[str, str]]:
-    """(probe, preprocessing) pairs of a split: TabICL's, the context set's own first, then the others as scored."""
-    found = dict.fromkeys((row.probe, row.preprocessing) for row in results.select(split=split))
-    return sorted(found, key=lambda pair: not pair[0].startswith("tabicl"))
 
 
 def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
@@ -81,17 +29,6 @@ def cell(results: Results, rows: list[Row], spread: bool = True) -> str:
         each = correct.mean(1)
         text += f", each {percent(each.min())} to {percent(each.max())}"
     return text
-
-
-def label(key: Group, rows: list[Row]) -> str:
-    """How a context is called in a table."""
-    name = key.name
-    if key.checkpoint == "best_on_val":
-        return f"{name} (best on val)"
-    if (seeds := len({row.seed for row in rows})) > 1:
-        return f"{name} ({seeds} seeds)"
-    draws = len({row.draw for row in rows})
-    return f"{name} ({draws} draws)" if key.context == "random" and draws > 1 else name
 
 
 def accuracy_table(results: Results, split: str) -> Table:
@@ -111,7 +48,7 @@ def accuracy_table(results: Results, split: str) -> Table:
         ]
 
     body = []
-    for key, rows in groups(results, split).items():
+    for key, rows in lines(results, split).items():
         body.append([label(key, rows), str(rows[0].n_context), *cells(rows)])
         draw = best_random_draw(results, columns[0], key.ipc) if key.checkpoint == "best_on_val" else None
         if draw is not None:
@@ -126,7 +63,7 @@ def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int
     return max(draws, key=lambda row: row.accuracy).draw if draws else None
 
 
-def differences(results: Results, split: str) -> dict[Group, Comparison]:
+def differences(results: Results, split: str) -> dict[Line, Comparison]:
     """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
     synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
     if not synthetic:
@@ -134,11 +71,11 @@ def differences(results: Results, split: str) -> dict[Group, Comparison]:
     preprocessing, ipc = synthetic[0].preprocessing, synthetic[0].ipc  # the context set's own is scored first
     rows = {
         key: [row for row in group if (row.probe, row.preprocessing) == ("tabicl", preprocessing)]
-        for key, group in groups(results, split).items()
+        for key, group in lines(results, split).items()
     }
     # What does not depend on the number of images per class is filed under the context set's own.
     names = [key for key in rows if key.context != "synthetic" and key.ipc == ipc and rows[key]]
-    correct = results.correct(rows[Group("synthetic", "last", ipc)])
+    correct = results.correct(rows[Line("synthetic", "last", ipc)])
     return {key: paired_difference(correct, results.correct(rows[key])) for key in names}
 
 
@@ -171,7 +108,7 @@ def finding(results: Results) -> str:
     for key in found:
         if key.context == "all":
             text += f"; {against(words('all'), found[key].difference, told[key])}{best_on_all(results, split)}"
-    return f"{text}."
+    return f"{text}.{show_parts.finding(results, split)}"
 
 
 def best_on_all(results: Results, split: str) -> str:
@@ -189,7 +126,7 @@ def seconds_table(results: Results, split: str) -> Table:
     """Seconds to fit and to predict, medians over draws and seeds."""
     columns = probes(results, split)
     body = []
-    for key, rows in groups(results, split).items():
+    for key, rows in lines(results, split).items():
         cells = []
         for column in columns:
             chosen = [row for row in rows if (row.probe, row.preprocessing) == column]
@@ -199,16 +136,6 @@ def seconds_table(results: Results, split: str) -> Table:
     queries = results.select(split=split)[0].n_query
     header = ["context", "rows", *(probe_title(*column) for column in columns)]
     return Table(f"Seconds to fit + to predict {queries} queries, under whatever else ran", header, body)
-
-
-def of_column(results: Results, split: str) -> dict[Group, list[Row]]:
-    """`groups` with the rows of the first probe alone: TabICL with the context set's own preprocessing."""
-    column = probes(results, split)[0]
-    rows = {
-        key: [row for row in group if (row.probe, row.preprocessing) == column]
-        for key, group in groups(results, split).items()
-    }
-    return {key: group for key, group in rows.items() if group}
 
 
 def binned(results: Results, rows: list[Row]) -> Reliability | None:
@@ -313,7 +240,8 @@ def tables(results: Results) -> list[Table]:
     """All tables of the study."""
     split = results.shown()
     calibration = [calibration_table(results, split)] if results.select(split=split, probe="tabicl") else []
-    return [*score_tables(results), *(table for table in calibration if table.body), seconds_table(results, split)]
+    shown = [*score_tables(results), *show_parts.tables(results, split)]
+    return [*shown, *(table for table in calibration if table.body), seconds_table(results, split)]
 
 
 def figures(results: Results) -> dict[str, Figure]:
@@ -324,4 +252,4 @@ def figures(results: Results) -> dict[str, Figure]:
     found = {"contexts": strip_plot(results, split)}
     if any(name.startswith(CONFIDENCE) for name in results.arrays):
         found["reliability"] = reliability_diagram(results, split)
-    return found
+    return found | show_parts.figures(results, split)
