@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from synthicl.core.assets import obtain
 from synthicl.core.devices import to_device
+from synthicl.core.distributed import world
 from synthicl.core.errors import UserError
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.objectives.linear_probe import class_balanced_weight
@@ -93,6 +94,13 @@ class InContext(Objective):
             teacher = LinearProbe()
             teacher.fit(train)
             self._teacher = tuple(part.to(device) for part in teacher.logit_weights())
+        classes, most = int(train.y.max()) + 1, min(tabicl.max_classes for tabicl in self._tabicls)
+        if classes > most and world()[0] == 0:
+            print(
+                f"Note: {classes} classes, and TabICL has {most} outputs. Each step looks at {most} classes drawn at "
+                "random; the images are scored through tabicl's tree of classes, which is not in the loop.",
+                flush=True,
+            )
 
     @override
     def looks_at(self) -> set[View]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.probes.probe import Probe
+from synthicl.probes.probe import Probe, few_rows_of_many_classes
 
 MAX_NEIGHBOURS = 5  # scikit-learn's default, fixed in advance
 
@@ -32,7 +32,8 @@ class KNNProbe(Probe):
     def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
         _, counts = context.y.unique(return_counts=True)
         neighbours = min(self.most, int(counts.min()))
-        self.classifier = KNeighborsClassifier(neighbours).fit(context.z.numpy(), context.y.numpy())
+        with few_rows_of_many_classes():
+            self.classifier = KNeighborsClassifier(neighbours).fit(context.z.numpy(), context.y.numpy())
 
     @override
     def predict_proba(self, z: Tensor) -> np.ndarray:

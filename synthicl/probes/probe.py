@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +18,14 @@ from synthicl.data.augmentation import Augmentation
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
+
+
+@contextmanager
+def few_rows_of_many_classes() -> Iterator[None]:
+    """Fit without scikit-learn's advice that so many classes may be a regression: contexts are like that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        yield
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.probes.probe import Probe, ProbeSetting
+from synthicl.probes.probe import Probe, ProbeSetting, few_rows_of_many_classes
 from synthicl.tabicl.checkpoint import check_checkpoint
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
@@ -68,7 +68,8 @@ class TabICLProbe(Probe):
 
     @override
     def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
-        self._fitted = self.classifier().fit(self.preprocessing(context.z).numpy(), context.y.numpy())
+        with few_rows_of_many_classes():
+            self._fitted = self.classifier().fit(self.preprocessing(context.z).numpy(), context.y.numpy())
 
     @override
     def predict_proba(self, z: Tensor) -> np.ndarray:

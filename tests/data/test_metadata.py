@@ -2,6 +2,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 
 from synthicl.core.errors import UserError
@@ -123,6 +124,36 @@ def test_byte_order_mark_and_windows_line_ends(make, file):
     text = write(root / file, LABELS.items()).read_text(encoding="utf-8")
     (root / file).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert load(root).class_names == ["cat", "dog"]
+
+
+def test_groups_go_with_their_images_into_every_split(make, file):
+    root = make(*LABELS)
+    group_of = {name: f"../shop {index % 3}" if index % 3 else 7 for index, name in enumerate(LABELS)}
+    write(
+        root / file, [(name, label, group_of[name]) for name, label in LABELS.items()], ("file_name", "label", "group")
+    )
+    for split in load(root).splits.values():
+        assert [str(group_of[path.name]) for path in split.images] == split.groups.tolist()
+        taken = split.take(np.array([1, 0]))
+        assert taken.groups.tolist() == split.groups[[1, 0]].tolist()
+
+
+def test_without_the_column_there_are_no_groups(make, file):
+    root = make(*LABELS)
+    write(root / file, LABELS.items())
+    assert all(split.groups is None for split in load(root).splits.values())
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])
+def test_groups_of_one_split_alone_are_refused(make, file, held_out):
+    root = make(*(f"{split}/{index}.png" for split in ("train", held_out) for index in range(2)))
+    write(root / "train" / file, [("0.png", "a"), ("1.png", "b")])
+    rows = [("0.png", "a", "x"), ("1.png", "b", "y")]
+    write(root / held_out / file, rows, ("file_name", "label", "group"))
+    with pytest.raises(
+        UserError, match=rf"train/{file}, line \d: no group, and .*{held_out}/{file}, line \d has one\."
+    ):
+        load(root)
 
 
 @pytest.mark.parametrize(

@@ -830,6 +830,7 @@ def not_utf8(root):
 
 
 HEADER = "file_name,label"
+GROUPED = f"{HEADER},group"
 FOLDERS = [
     *(
         (
@@ -919,6 +920,25 @@ FOLDERS = [
         "two classes look the same",
     ),
     ("csv FIFO", csv_of(HEADER, "cat/x.png,cat"), "x.png is missing"),
+    ("group empty", csv_of(GROUPED, "cat/0.png,cat,a", "dog/0.png,dog,"), "line 3: group is ''. Write a text"),
+    ("group of no cell", csv_of(GROUPED, "cat/0.png,cat,a", "dog/0.png,dog"), "line 3: group is None. Write a text"),
+    (
+        "one group",
+        csv_of(GROUPED, "cat/0.png,cat,../../a", "dog/0.png,dog,../../a"),
+        r"line 2: '\.\./\.\./a' is the only group\. Name two at least, or remove the column",
+    ),
+    (
+        "groups look the same",
+        csv_of(GROUPED, "cat/0.png,cat,é", "dog/0.png,dog,e\u0301"),
+        r"two groups look the same, 'e\\u0301' and '\\xe9'\. Rename one",
+    ),
+    ("group a list", jsonl('{"file_name": "cat/0.png", "label": "cat", "group": ["a"]}'), r"group is \['a'\]\. Write"),
+    ("group null", jsonl('{"file_name": "cat/0.png", "label": "cat", "group": null}'), r"group is None\. Write"),
+    (
+        "group of some images",
+        jsonl('{"file_name": "cat/0.png", "label": "cat", "group": "a"}', '{"file_name": "dog/0.png", "label": "dog"}'),
+        r"line 2: no group, and .*line 1 has one\. Give every image a group, or remove the column",
+    ),
     ("jsonl a list", jsonl("[1, 2]"), "is no JSON object"),
     ("jsonl deep", jsonl("[" * 100_000), "not JSON"),
     ("jsonl many digits", jsonl('{"file_name": "cat/0.png", "label": ' + "9" * 5000 + "}"), "not JSON"),

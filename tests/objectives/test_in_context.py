@@ -280,6 +280,28 @@ def test_balanced_queries_count_every_class_the_same():
     assert by_class[True] < 0.2 * by_class[False]
 
 
+def test_more_classes_than_outputs_are_noted_and_all_of_them_drawn(capsys):
+    """Ten of 25 classes a step: no row of the others has a gradient, and in some steps every class has its turn."""
+    generator_of_rows = torch.Generator().manual_seed(0)
+    y = torch.arange(25).repeat(4)
+    train = LabelledEmbeddings(torch.randn(100, D, generator=generator_of_rows), y)
+    objective = prepared(train, queries=40)
+    assert "Note: 25 classes, and TabICL has 10 outputs. Each step looks at 10 classes" in capsys.readouterr().out
+    seen = set()
+    for step in range(8):
+        z = train.z[:25].clone().requires_grad_()
+        objective(LabelledEmbeddings(z, y[:25]), train, 25, torch.Generator().manual_seed(step)).backward()
+        moved = (z.grad != 0).any(1)
+        assert int(moved.sum()) == 10
+        seen |= set(moved.nonzero().flatten().tolist())
+    assert seen == set(range(25))
+
+
+def test_as_many_classes_as_outputs_are_not_noted(capsys):
+    prepared(clusters(4))
+    assert "Note" not in capsys.readouterr().out
+
+
 def test_a_damaged_checkpoint_in_the_loop_is_named(tmp_path):
     (tmp_path / "bad.ckpt").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"checkpoints=.*bad\.ckpt: not a TabICL checkpoint"):

@@ -54,6 +54,7 @@ def test_accuracy_of_draws_is_their_mean():
     parts = Parts("group", "groups", ["x", "y", "empty"], index)
     np.testing.assert_array_equal(parts.accuracies(correct), [0.75, 0.5, np.nan])
     assert parts.from_worst(correct) == [1, 0]
+    assert parts.from_worst(np.zeros((1, 3), bool)) == [0, 1]  # of equal ones the largest
 
 
 def test_the_matrix_is_that_of_scikit_learn():
@@ -74,7 +75,7 @@ def test_tables_by_class():
         ["test", "40", "a", "20", "c", "8", "2.5", "50.0"],
     ]
     assert sizes.title == (
-        "Images of a class: the largest of test has 2.5 times the smallest (train: 3.0). Who always names "
+        "Classes: the largest of test has 2.5 times the images of the smallest (train: 3.0). Who always names "
         "it is right on 50.0 %, as a mean over classes on 33.3 %"
     )
 
@@ -193,7 +194,7 @@ def test_names_are_shown_as_they_stand(tmp_path):
     results = results_of(data=data_of(names=NASTY, groups=groups))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tables, figures = show.tables(results), show.figures(results)
+        tables, figures = show.tables(results), show_parts.figures(results, "test")
         write_report(tmp_path, "x", [Section("x", tables, figures, [], show.finding(results))], {}, tmp_path)
     page, text = ((tmp_path / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     assert "<b>x" not in page and "&lt;b&gt;x" in page

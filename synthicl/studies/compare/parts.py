@@ -51,9 +51,14 @@ class Parts(NamedTuple):
         return np.divide(right, self.sizes, out=np.full(len(self.names), np.nan), where=self.sizes > 0)
 
     def from_worst(self, correct: np.ndarray) -> list[int]:
-        """Parts that have queries, the worst first: those of `MIN_QUERIES` and more stand before the others."""
+        """Parts that have queries, the worst first, of equal ones the largest.
+
+        Those of fewer than `MIN_QUERIES` come after the others.
+        """
         accuracies, sizes = self.accuracies(correct), self.sizes
-        order = sorted(np.flatnonzero(sizes), key=lambda part: (sizes[part] < MIN_QUERIES, accuracies[part]))
+        order = sorted(
+            np.flatnonzero(sizes), key=lambda part: (sizes[part] < MIN_QUERIES, accuracies[part], -sizes[part])
+        )
         return [int(part) for part in order]
 
 

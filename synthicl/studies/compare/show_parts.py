@@ -144,7 +144,7 @@ def size_table(results: Results, split: str, parts: Parts) -> Table:
         body.append([which, str(counts.sum()), *cells, ratio, percent(counts[most] / counts.sum())])
     chance = percent(1 / len(parts.names))
     title = (
-        f"Images of a class: the largest of {split} has {body[1][6]} times the smallest (train: {body[0][6]}). "
+        f"Classes: the largest of {split} has {body[1][6]} times the images of the smallest (train: {body[0][6]}). "
         f"Who always names it is right on {body[1][7]} %, as a mean over classes on {chance} %"
     )
     header = ["split", "images", "largest class", "images", "smallest class", "images", "ratio", "share of largest, %"]
@@ -190,16 +190,18 @@ def confusion_matrix(results: Results, split: str, parts: Parts) -> Figure:
     if classes <= WRITTEN:
         for truth, said in np.ndindex(shares.shape):
             if shares[truth, said] >= 0.5:
-                color = "white" if shares[truth, said] > 40 else "black"
+                color = "white" if shares[truth, said] > 30 else "black"
                 axes.text(said, truth, f"{shares[truth, said]:.0f}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xlabel(f"predicted class, by the number beside its name\n{cut(name, 60)}", fontsize=9)
+    probe = probe_title(rows[0].probe, rows[0].preprocessing)
+    axes.set_xlabel(f"predicted class, by the number beside its name\n{cut(name, 60)}\n{probe}", fontsize=9)
     sorted_by = "" if classes <= WRITTEN else "; classes that are confused stand together"
     title = f"Images of each class of {split} (a line) in %\nby predicted class{sorted_by}"
     axes.set_title(title, fontsize=8.5, loc="right" if classes > WRITTEN else "center")
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, ticks=[0, 5, 25, 50, 100], pad=0.01)
     bar.set_label("% of the class's images", fontsize=8.5)
+    bar.ax.tick_params(labelsize=8.5)
     figure.set_label(
-        f"A matrix of {classes} classes and the classes they are given by TabICL with {name}: on average over classes "
+        f"A matrix of {classes} classes and the classes they are given with {name}: on average over classes "
         f"{percent(float(np.diag(shares).mean()) / 100)} % lie on its diagonal."
     )
     return figure
