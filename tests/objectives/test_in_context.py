@@ -288,7 +288,7 @@ def test_more_classes_than_outputs_are_noted_and_all_of_them_drawn(capsys):
     objective = prepared(train, queries=40)
     assert "Note: 25 classes, and TabICL has 10 outputs. Each step looks at 10 classes" in capsys.readouterr().out
     seen = set()
-    for step in range(8):
+    for step in range(16):
         z = train.z[:25].clone().requires_grad_()
         objective(LabelledEmbeddings(z, y[:25]), train, 25, torch.Generator().manual_seed(step)).backward()
         moved = (z.grad != 0).any(1)
