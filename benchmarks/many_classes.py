@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from runs import curve, distil, find, machine
@@ -125,7 +126,7 @@ package tabicl asks it about groups of classes, in a tree. What this means stand
     print(text)
 
 
-def section(page: Path, about: dict, results: Results) -> str:
+def section(page: Path, about: dict[str, Any], results: Results) -> str:
     """Seconds, accuracies, and what is confused, of one run."""
     name, seconds = f"{about['dataset']}, {about['objective']}", about["seconds"]
     stages = [
@@ -135,7 +136,10 @@ def section(page: Path, about: dict, results: Results) -> str:
         ["compare on val and test, 5 random draws", f"{seconds['compare']:.0f}"],
         ["predict the official test photographs", f"{seconds['predict']:.0f}"],
     ]
-    shown = [Table("Seconds, one after another", ["stage", "seconds"], stages), accuracy_table(results, "test")]
+    shown: list[Table | str] = [
+        Table("Seconds, one after another", ["stage", "seconds"], stages),
+        accuracy_table(results, "test"),
+    ]
     for probe in ("tabicl", "linear"):
         rows = {key: row for key, row in results.rows.items() if row.probe == probe}
         alone = Results(rows, results.predictions, results.labels, results.arrays)

@@ -10,13 +10,17 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from synthicl.core.errors import UserError
+from synthicl.core.settings import of_subject
 from synthicl.core.statistics import wilson
 from synthicl.data.images import LabelledImages
+from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
 from synthicl.report.page import Section, render, write_report
 from synthicl.report.table import percent_interval
 from synthicl.studies.compare import show, show_parts
+from synthicl.studies.compare.compute import compare
 from synthicl.studies.compare.parts import MIN_QUERIES, Parts, as_array, as_names, confusion, note_parts, parts_of
 from synthicl.studies.results import Results, Row
+from synthicl.studies.subject import Subject
 
 ROW = Row("compare", "synthetic", 0, 0, 1, "tabicl", "rotated16", "test", "last", 0, 0.5, 3, 40, 0.1, 0.2, "train")
 TRUTH = np.repeat([0, 1, 2], [20, 12, 8])
@@ -100,6 +104,33 @@ def test_the_worst_group_is_found_with_its_interval():
         f" In the worst of 2 groups it is right on {percent_interval(wilson(*right[names[0]]))} % "
         f"({right[names[0]][1]} images)."
     )
+
+
+def test_a_change_of_groups_is_shown_and_nothing_is_scored_again(image_folder, tmp_path, monkeypatch):
+    root = image_folder({"cat": 10, "dog": 10})
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+
+    def found(groups):
+        lines = [f"{path},{path.parent},{groups[number % 2]}" for number, path in enumerate(paths)]
+        (root / "metadata.csv").write_text("\n".join(["file_name,label,group", *lines]))
+        asked = {
+            "data.root": str(root),
+            "backbone.name": "mini",
+            "tabicl.checkpoint": "mini",
+            "tabicl.preprocessing": "raw",
+        }
+        subject = Subject(tmp_path, of_subject("folder", asked)[1])
+        results = Results.load(tmp_path, subject.fingerprint)
+        compare(subject, results, contexts=["all"], probes=["nearest_class_mean"])
+        return results
+
+    before = found(["x", "y"])
+    assert parts_of(before, "test")[1].names == ["x", "y"]
+    monkeypatch.setattr(NearestClassMeanProbe, "fit", None)  # it would be called
+    after = found(["x", "=z"])
+    assert parts_of(after, "test")[1].names == ["=z", "x"]
+    assert parts_of(Results.load(tmp_path), "val")[1].names == ["=z", "x"]
+    assert after.rows == before.rows
 
 
 def test_groups_that_have_gone_from_the_labels_go_from_the_results():

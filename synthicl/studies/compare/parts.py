@@ -32,23 +32,25 @@ class Parts(NamedTuple):
         kind: ``class`` or ``group``.
         plural: of it.
         names: of the P parts.
-        index: the part of each query, (q,).
+        of: the part of each query, (q,).
     """
 
     kind: str
     plural: str
     names: list[str]
-    index: np.ndarray
+    of: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
         """Queries of each part, (P,)."""
-        return np.bincount(self.index, minlength=len(self.names))
+        counts: np.ndarray = np.bincount(self.of, minlength=len(self.names))
+        return counts
 
     def accuracies(self, correct: np.ndarray) -> np.ndarray:
         """Accuracy of each part, (P,), of (draws, q), bool; NaN for one without queries."""
-        right = np.bincount(self.index, weights=correct.mean(0), minlength=len(self.names))
-        return np.divide(right, self.sizes, out=np.full(len(self.names), np.nan), where=self.sizes > 0)
+        right = np.bincount(self.of, weights=correct.mean(0), minlength=len(self.names))
+        accuracies: np.ndarray = np.full(len(self.names), np.nan)
+        return np.divide(right, self.sizes, out=accuracies, where=self.sizes > 0)
 
     def from_worst(self, correct: np.ndarray) -> list[int]:
         """Parts that have queries, the worst first, of equal ones the largest.
@@ -68,8 +70,9 @@ def note_parts(results: Results, data: ImageDataModule, splits: Sequence[str]) -
         del results.arrays[name]
     results.arrays[CLASSES] = as_array(data.class_names)
     results.arrays[TRAIN] = np.bincount(data.splits["train"].labels, minlength=data.num_classes)
-    groups = {split: data.splits[split].groups for split in splits}
-    if names := sorted({str(name) for found in groups.values() if found is not None for name in found}):
+    asked = {split: data.splits[split].groups for split in splits}
+    groups = {split: found for split, found in asked.items() if found is not None}
+    if names := sorted({str(name) for found in groups.values() for name in found}):
         results.arrays[GROUPS] = as_array(names)
         for split, found in groups.items():
             results.arrays[GROUP_OF + split] = np.array([names.index(name) for name in found], dtype=np.int64)
@@ -87,12 +90,12 @@ def parts_of(results: Results, split: str) -> list[Parts]:
     if GROUP_OF + split in results.arrays and GROUPS in results.arrays:
         found.append(Parts("group", "groups", as_names(results.arrays[GROUPS]), results.arrays[GROUP_OF + split]))
     for parts in found:
-        same_length = len(parts.index) == len(results.labels[split])
-        if not same_length or parts.index.min() < 0 or parts.index.max() >= len(parts.names):
+        same_length = len(parts.of) == len(results.labels[split])
+        if not same_length or parts.of.min() < 0 or parts.of.max() >= len(parts.names):
             raise damaged(f"{parts.plural} of {split} are not those that it names")
     if results.arrays.get(TRAIN, np.zeros(0)).shape != (len(found[0].names),):
         raise damaged("it does not say how many training images its classes have")
-    return [parts for parts in found if len(np.unique(parts.index)) > 1]
+    return [parts for parts in found if len(np.unique(parts.of)) > 1]
 
 
 def confusion(results: Results, rows: Sequence[Row], classes: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def finding(results: Results, split: str) -> str:
             _, rows = detailed(results, split)
             correct = results.correct(rows)
             worst = parts.from_worst(correct)[0]
-            there = correct[:, parts.index == worst]
+            there = correct[:, parts.of == worst]
             groups = int((parts.sizes > 0).sum())
             right, images = percent_interval(mean_accuracy(there)), there.shape[1]
             return f" In the worst of {groups} groups it is right on {right} % ({images} images)."
@@ -78,7 +78,7 @@ def worst_table(results: Results, split: str, parts: Parts) -> Table:
     for key, rows in found.items():
         correct = results.correct(rows)
         worst = parts.from_worst(correct)[0]
-        there = percent_interval(mean_accuracy(correct[:, parts.index == worst]))
+        there = percent_interval(mean_accuracy(correct[:, parts.of == worst]))
         cells = [percent(correct.mean()), percent(float(np.nanmean(parts.accuracies(correct))))]
         body.append(
             [label(key, rows), str(rows[0].n_context), *cells, Name(parts.names[worst]), there, size(parts, worst)]
@@ -103,7 +103,7 @@ def detail_table(results: Results, split: str, parts: Parts) -> Table:
     body = []
     for part in order[:SHOWN]:
         line = [Name(parts.names[part]), size(parts, part)]
-        line.append(percent_interval(mean_accuracy(correct[:, parts.index == part])))
+        line.append(percent_interval(mean_accuracy(correct[:, parts.of == part])))
         if is_class:
             others = np.where(np.arange(len(parts.names)) == part, -1, counts[part])
             taken = int(others.argmax())
