@@ -136,10 +136,8 @@ def section(page: Path, about: dict[str, Any], results: Results) -> str:
         ["compare on val and test, 5 random draws", f"{seconds['compare']:.0f}"],
         ["predict the official test photographs", f"{seconds['predict']:.0f}"],
     ]
-    shown: list[Table | str] = [
-        Table("Seconds, one after another", ["stage", "seconds"], stages),
-        accuracy_table(results, "test"),
-    ]
+    seconds_table = Table("Seconds, one after another", ["stage", "seconds"], stages)
+    shown: list[Table | str] = [seconds_table, accuracy_table(results, "test")]
     for probe in ("tabicl", "linear"):
         rows = {key: row for key, row in results.rows.items() if row.probe == probe}
         alone = Results(rows, results.predictions, results.labels, results.arrays)

@@ -113,13 +113,9 @@ def test_a_change_of_groups_is_shown_and_nothing_is_scored_again(image_folder, t
     def found(groups):
         lines = [f"{path},{path.parent},{groups[number % 2]}" for number, path in enumerate(paths)]
         (root / "metadata.csv").write_text("\n".join(["file_name,label,group", *lines]))
-        asked = {
-            "data.root": str(root),
-            "backbone.name": "mini",
-            "tabicl.checkpoint": "mini",
-            "tabicl.preprocessing": "raw",
-        }
-        subject = Subject(tmp_path, of_subject("folder", asked)[1])
+        asked = {"data.root": str(root), "backbone.name": "mini", "tabicl.checkpoint": "mini"}
+        _, settings = of_subject("folder", asked | {"tabicl.preprocessing": "raw"})
+        subject = Subject(tmp_path, replace(settings, data=replace(settings.data, num_workers=0)))
         results = Results.load(tmp_path, subject.fingerprint)
         compare(subject, results, contexts=["all"], probes=["nearest_class_mean"])
         return results
