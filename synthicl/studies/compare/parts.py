@@ -50,7 +50,8 @@ class Parts(NamedTuple):
         """Accuracy of each part, (P,), of (draws, q), bool; NaN for one without queries."""
         right = np.bincount(self.of, weights=correct.mean(0), minlength=len(self.names))
         accuracies: np.ndarray = np.full(len(self.names), np.nan)
-        return np.divide(right, self.sizes, out=accuracies, where=self.sizes > 0)
+        np.divide(right, self.sizes, out=accuracies, where=self.sizes > 0)
+        return accuracies
 
     def from_worst(self, correct: np.ndarray) -> list[int]:
         """Parts that have queries, the worst first, of equal ones the largest.
