@@ -77,6 +77,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: D, the length of an embedding.
         context_: the rows with their preprocessing, as a context set without images.
         seed_: the seed that was used.
+        column_order_: (C,), where the probe's column of each of ``classes_`` is.
     """
 
     def __init__(
@@ -134,12 +135,12 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.seed_ = int(seed if isinstance(seed, Integral) else check_random_state(seed).randint(2**31 - 1))
         path = find_checkpoint(self.checkpoint, self.model_path, context.metadata.get("tabicl_weights"))
         deployment = Deployment(context.preprocessing, checkpoint_name(self.checkpoint, self.model_path), path)
-        self.probe_ = TabICLProbe(deployment, self.device, self.seed_)
+        self.probe_ = TabICLProbe(deployment, self.device, self.seed_, keeps_context=True)
         self.probe_.fit(context.rows)
         present = classes[context.labels.unique().numpy()]
         # scikit-learn's metrics expect sorted classes; the probe's columns follow the context set's own order.
-        self._order = np.argsort(present)
-        self.classes_ = present[self._order]
+        self.column_order_ = np.argsort(present)
+        self.classes_ = present[self.column_order_]
         self.n_features_in_ = context.embeddings.shape[1]
         self.context_ = replace(context, images=None)
         self._backbone_weights = backbone_weights
@@ -150,7 +151,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Class probabilities (q, C) of embeddings X (q, D); columns follow ``classes_``."""
         check_is_fitted(self)
         queries = validate_data(self, X, reset=False, dtype=np.float32)
-        return self.probe_.predict_proba(torch.from_numpy(np.array(queries, order="C")))[:, self._order]
+        return self.probe_.predict_proba(torch.from_numpy(np.array(queries, order="C")))[:, self.column_order_]
 
     def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Labels (q,) of embeddings X (q, D)."""

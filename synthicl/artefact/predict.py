@@ -77,7 +77,7 @@ def predict(
         raise UserError(f"--output={output}: is {kind}. Name a file, for example {OUTPUT}.")
     found = find_images(images)
     context = local_folder(context)
-    own_model, own_weights = _files_of_the_run(context)
+    own_model, own_weights = files_of_the_run(context)
     classifier = open_context_set(ContextSet.load(context), model_path or own_model, device)
     embedder = embedder_of(classifier.context_, backbone_weights or own_weights, device)
     read = [path for _, path in found]
@@ -147,7 +147,7 @@ def _is_visible_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
-def _files_of_the_run(context: Path) -> tuple[Path | None, Path | None]:
+def files_of_the_run(context: Path) -> tuple[Path | None, Path | None]:
     """TabICL's checkpoint and the backbone's weights that a run was made with, as far as they still lie there."""
     folder = context.parent if context.name == BEST else context
     if not (folder / "config.yaml").is_file():  # a context set alone

@@ -36,6 +36,9 @@ EARLY: dict[str, Any] = {
 }
 """What is read of a training before torch is loaded, with the defaults of the full parser."""
 
+ALONE = {"--onnx"}
+"""Flags that may stand without a value, which they take as ``--flag=VALUE`` alone."""
+
 _PATHS = {"data.root", "backbone.weights", "tabicl.model_path", "ckpt_path"}
 
 
@@ -64,6 +67,8 @@ def split(args: Iterable[str]) -> tuple[list[str], list[Flag]]:
             words.append(argument)
         elif name in {"-h", "--help"} or (not equals and name.endswith((".help", "--print_config"))):
             flags.append(Flag(argument, None))
+        elif argument in ALONE:
+            flags.append(Flag(argument, ""))
         elif not name.startswith("--") and name != "-c":
             raise UserError(f"{argument}: unknown. Flags are written as --name=value.")
         else:

@@ -1,4 +1,4 @@
-"""The studies, ``predict`` and ``publish``: their parser, and what happens around each of them."""
+"""The studies, ``predict``, ``export`` and ``publish``: their parser, and what happens around each of them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def asked_for(args: list[str]) -> list[Study]:
         *names,
         "predict",
         "publish",
+        "export",
     ]:  # what is wrong with another package's is said to who asks for that
         names = [name for name in names if name == args[0]]
     return [STUDIES.get(name) for name in names]
@@ -53,6 +54,7 @@ def parser(studies: Iterable[Study]) -> ArgumentParser:
         commands.add_subcommand(study.name, command)
     commands.add_subcommand("predict", _predict_parser())
     commands.add_subcommand("publish", _publish_parser())
+    commands.add_subcommand("export", _export_parser())
     return main
 
 
@@ -80,6 +82,18 @@ def _publish_parser() -> ArgumentParser:
     return command
 
 
+def _export_parser() -> ArgumentParser:
+    """``export`` takes a context set and writes what was asked for; each thing to write is a flag."""
+    description = "Write the classifier of a run as one file."
+    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    command.add_argument("subject", help="Folder of a run or a context set.")
+    text = "As ONNX, images in and probabilities out; classifier.onnx in the current directory if FILE is left out."
+    command.add_argument("--onnx", metavar="[FILE]", help=text)
+    for flag in ("backbone.weights", "tabicl.model_path"):
+        command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
+    return command
+
+
 def run(args: list[str]) -> None:
     """Parse a command line, see `synthicl.cli.command_line.written`, and run its command.
 
@@ -104,6 +118,13 @@ def run(args: list[str]) -> None:
             settings["batch_size"],
             best_device(),
         )
+        return
+    if name == "export":
+        # Loads tabicl with it, which a study may not need.
+        from synthicl.artefact.onnx_file import export_onnx
+
+        output = Path(settings["onnx"]) if settings["onnx"] else None
+        export_onnx(Path(settings["subject"]), output, settings["backbone.weights"], settings["tabicl.model_path"])
         return
     given = {flag: settings.pop(flag) for flag in ELSEWHERE | FOR_DATASETS}
     what, output = settings.pop("subject"), settings.pop("output")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synthicl.backbones import backbone_spec
-from synthicl.core.assets import Asset, out_of_reach, require
+from synthicl.core.assets import ONNX_PACKAGES, Asset, out_of_reach, require, require_packages
 from synthicl.core.configuration import config_names
 from synthicl.core.context_header import read_header
 from synthicl.core.errors import UserError
@@ -24,7 +24,7 @@ INSTALLED_BACKBONE = "efficientnet_lite0"  # for photographs; its weights are a 
 
 
 def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> None:
-    """Check what a command line of a study or of ``predict`` names; what the parser will refuse is left to it.
+    """Check what a command line of a study, ``predict`` or ``export`` names; what the parser will refuse is left to it.
 
     Args:
         words: the command, and what it is asked of.
@@ -36,9 +36,13 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
     if len(words) < 2:
         raise UserError(f"{words[0]}: a subject is required. Name a folder, such as outputs/digits/latest.")
     command, what = words[:2]
+    if command == "export":
+        if "onnx" not in flags:
+            raise UserError("export: what to write is missing. Give --onnx, or --onnx=FILE.")
+        require_packages("--onnx", "onnx", *ONNX_PACKAGES)
     if command == "publish":
         check_publication(words)
-    elif command != "predict":
+    elif command not in {"predict", "export"}:
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
         check(named(settings))
     elif (Path(what) / CONTEXT_FILE).is_file() and "backbone" in context_metadata(Path(what)):

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ from synthicl.core.files import ABSENT, ELSEWHERE, FILE, FOLDER, kind_of, write_
 NETWORK_TIMEOUT = 2.0  # seconds to wait for a host before it counts as out of reach
 STALL_TIMEOUT = 60.0  # seconds without a byte after which a download counts as broken
 CHUNK = 2**20  # bytes
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # the extra onnx
 CACHE_REMEDY = "Set $SYNTHICL_CACHE to a folder that can be written."
 
 
@@ -143,3 +145,21 @@ def _download(asset: Asset) -> Iterator[bytes]:
         raise UserError(
             f"{asset.source}: download failed ({error}). Run again, or supply the file with {asset.remedy()}."
         ) from error
+
+
+def require_packages(flag: str, extra: str, *packages: str) -> None:
+    """Check that optional packages are installed; none of them is imported.
+
+    Args:
+        flag: what needs them.
+        extra: under which name this project lists them.
+        packages: as they are imported.
+
+    Raises:
+        UserError: some are not.
+    """
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise UserError(
+            f"{flag}: needs packages that are not installed ({', '.join(missing)}). Install them with: "
+            f"pip install 'synthicl[{extra}]'"
+        )

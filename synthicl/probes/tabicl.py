@@ -31,6 +31,12 @@ class TabICLProbe(Probe):
         device: where it runs.
         random_state: seed of the ensemble's shuffles.
         name: its word in results.json, where several stand side by side.
+        keeps_context: whether to keep what TabICL computes from the context, where that is possible (see
+            `synthicl.tabicl.cached.why_not_kept`): for who predicts more than once. Probabilities are the same up to
+            rounding.
+
+    Attributes:
+        fitted: the wrapper, after `fit`.
 
     Raises:
         UserError: the file is no TabICL checkpoint.
@@ -44,6 +50,7 @@ class TabICLProbe(Probe):
         device: torch.device | str = "cpu",
         random_state: int = 42,
         name: str = "tabicl",
+        keeps_context: bool = False,
     ) -> None:
         check_checkpoint(deployment.model_path)
         self.name = name
@@ -51,6 +58,7 @@ class TabICLProbe(Probe):
         self.preprocessing = deployment.preprocessing
         self.device = device
         self.random_state = random_state
+        self.keeps_context = keeps_context
 
     def classifier(self) -> TabICLClassifier:
         """The wrapper, not fitted yet."""
@@ -69,12 +77,17 @@ class TabICLProbe(Probe):
     @override
     def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
         with few_rows_of_many_classes():
-            self._fitted = self.classifier().fit(self.preprocessing(context.z).numpy(), context.y.numpy())
+            self.fitted = self.classifier().fit(self.preprocessing(context.z).numpy(), context.y.numpy())
+        if self.keeps_context:
+            # Loads tabicl with it.
+            from synthicl.tabicl.cached import keep_context
+
+            keep_context(self.fitted)
 
     @override
     def predict_proba(self, z: Tensor) -> np.ndarray:
         columns = self.preprocessing(z)
-        return np.concatenate([self._fitted.predict_proba(part.numpy()) for part in columns.split(QUERY_CHUNK)])
+        return np.concatenate([self.fitted.predict_proba(part.numpy()) for part in columns.split(QUERY_CHUNK)])
 
 
 def make(setting: ProbeSetting) -> TabICLProbe:

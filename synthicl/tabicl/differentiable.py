@@ -1,6 +1,6 @@
 """TabICL's forward with gradients to its context, as ``TabICLClassifier`` deploys it.
 
-The package's only use of tabicl's private modules.
+With `synthicl.tabicl.cached` the package's only use of tabicl's private modules.
 
 The wrapper goes through NumPy and runs under ``no_grad``; this is the same computation in PyTorch. Its preprocessing is
 refitted on the context: standardisation and clipping bounds are differentiated, the exponents of the power

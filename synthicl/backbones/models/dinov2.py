@@ -101,7 +101,7 @@ def _network_class() -> type[VisionTransformer]:
             cls = self.cls_token if self.no_embed_class else self.cls_token + self.pos_embed[:, :1]
             prefix = [cls] if self.reg_token is None else [cls, self.reg_token]
             patches = x.flatten(1, 2) + self._patch_positions(x.shape[1], x.shape[2])
-            return torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), patches], dim=1)
+            return torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), patches], dim=1)
 
         def _patch_positions(self, height: int, width: int) -> Tensor:
             grid = self.pos_embed if self.no_embed_class else self.pos_embed[:, 1:]

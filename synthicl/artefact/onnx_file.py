@@ -1,0 +1,219 @@
+"""``export --onnx``: the classifier of a run as one ONNX file, which needs neither this package nor PyTorch.
+
+Images as squares of pixels go in, probabilities come out: backbone, preprocessing, and TabICL with its context inside
+(`synthicl.artefact.deployed`). What a user needs to know beside that stands in the file's metadata, as texts:
+
+| key | what it is |
+| --- | --- |
+| ``class_names`` | JSON: the name of each column of the probabilities |
+| ``crop_size`` | side of the squares in pixels |
+| ``resize`` | how an image becomes a square, in words |
+| ``backbone``, ``backbone_licence`` | its name, the licence of its weights |
+| ``tabicl_checkpoint`` | its name |
+| ``backbone_weights``, ``tabicl_weights`` | SHA-256 of both files, 16 hex digits |
+| ``preprocessing``, ``members`` | TabICL's: its name, and the size of the ensemble |
+| ``temperature`` | see `DeployedClassifier` |
+| ``context_set`` | SHA-256 of ``context.safetensors``, 16 hex digits |
+| ``dataset``, ``dataset_licence`` | what the context stands for, where the context set says so |
+| ``versions`` | JSON: of synthicl and of what made the file |
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import synthicl
+from synthicl.artefact.classifier import InContextClassifier, open_context_set
+from synthicl.artefact.context_set import ContextSet
+from synthicl.artefact.deployed import DeployedClassifier
+from synthicl.artefact.predict import files_of_the_run
+from synthicl.core.assets import ONNX_PACKAGES, require_packages
+from synthicl.core.errors import UserError
+from synthicl.core.files import ABSENT, FILE, FOLDER, file_fingerprint, kind_of, same_file, write_whole
+from synthicl.core.randomness import keyed_generator
+from synthicl.core.run_folder import CONTEXT_FILE
+from synthicl.data.transforms import crop_centre
+from synthicl.embeddings.embedder import embed_squares
+
+if TYPE_CHECKING:
+    import onnx
+
+OUTPUT = Path("classifier.onnx")  # in the current directory: a run's folder is a finished artefact
+OPSET = 20  # the first with an operator for GELU; onnxruntime reads it from 1.17 on
+MAX_BYTES = 2**31 - 2**24  # of numbers: a file of protobuf ends at 2 GiB, and the graph needs some
+TOLERANCE = 1e-4  # of a probability, between the file and `predict`
+CHECKED = 8  # squares that a file is checked with
+RESIZE = (
+    "upright, RGB; resized so that the short side is crop_size and the long side rounded down (Pillow, bilinear); "
+    "the centre crop_size x crop_size; uint8, channels first"
+)
+
+
+def export_onnx(
+    context: Path,
+    output: Path | None = None,
+    backbone_weights: str | None = None,
+    model_path: str | None = None,
+) -> Path:
+    """Write the classifier of a run as one ONNX file.
+
+    Its input ``images`` is (B, 3, s, s), uint8, its output ``probabilities`` (B, C), float32, for any B. The file is
+    compared with `InContextClassifier` before it is put in its place.
+
+    Args:
+        context: folder of a finished run, or of a context set.
+        output: the file; None for ``classifier.onnx`` in the current directory. It is written whole or not at all.
+        backbone_weights: a local weights file; None for the one the run was made with, the bundled or downloaded one.
+        model_path: a TabICL checkpoint file; None for the one the run was made with.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: a package is missing, no context set, other weights than the run's, a missing file, an output that is
+            one of the files that are read, a context that cannot be kept, more numbers than a file can hold, or a file
+            that computes something else.
+    """
+    require_packages("--onnx", "onnx", *ONNX_PACKAGES)
+    output = OUTPUT if output is None else output
+    if (kind := kind_of(output)) not in (FILE, ABSENT):
+        example = output / OUTPUT if kind == FOLDER else OUTPUT
+        raise UserError(f"--onnx={output}: is {kind}. Name a file, for example {example}.")
+    own_model, own_weights = files_of_the_run(context)
+    context_set = ContextSet.load(context)
+    classifier = open_context_set(context_set, model_path or own_model, "cpu", backbone_weights or own_weights)
+    deployed = DeployedClassifier(classifier).eval()
+    weights, checkpoint = deployed.backbone.weights, classifier.probe_.deployment.model_path
+    if onto := same_file(output, [context / CONTEXT_FILE, context / "config.yaml", weights, checkpoint]):
+        raise UserError(f"--onnx={output}: is {onto}, which is read. Name another file, for example {OUTPUT}.")
+    metadata = describe(classifier, deployed) | {"context_set": file_fingerprint(context / CONTEXT_FILE)}
+    squares = example_squares(context_set, deployed.crop_size)
+    expected = classifier.predict_proba(embed_squares(deployed.backbone, squares).numpy())
+    print("Tracing the classifier takes a minute or less.", flush=True)
+    model = to_onnx(deployed, metadata)
+
+    def write(path: Path) -> None:
+        path.write_bytes(model.SerializeToString())
+        check_file(path, squares.numpy(), expected)
+
+    write_whole(output, write)
+    size = output.stat().st_size / 1e6
+    print(f"{len(classifier.classes_)} classes, {deployed.crop_size} px, {size:.1f} MB: {output}", flush=True)
+    return output
+
+
+def describe(classifier: InContextClassifier, deployed: DeployedClassifier) -> dict[str, str]:
+    """The metadata of a file, see the module; the context set's fingerprint aside."""
+    context, deployment = classifier.context_, classifier.probe_.deployment
+    versions = {name: version(name) for name in ("torch", "tabicl", *ONNX_PACKAGES)}
+    return {
+        "class_names": json.dumps(deployed.class_names),
+        "crop_size": str(deployed.crop_size),
+        "resize": RESIZE,
+        "backbone": deployed.backbone.name,
+        "backbone_weights": deployed.backbone.fingerprint,
+        "backbone_licence": deployed.backbone.licence,
+        "tabicl_checkpoint": deployment.checkpoint,
+        "tabicl_weights": file_fingerprint(deployment.model_path),
+        "preprocessing": context.preprocessing.name,
+        "members": str(len(deployed.tabicl.classes)),
+        "temperature": str(deployed.temperature),
+        "versions": json.dumps({"synthicl": synthicl.__version__} | versions),
+    } | {name: str(context.metadata[name]) for name in ("dataset", "dataset_licence") if name in context.metadata}
+
+
+def to_onnx(deployed: DeployedClassifier, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Trace the classifier.
+
+    Raises:
+        UserError: its numbers do not fit into one file.
+    """
+    # Optional packages, looked for by the caller.
+    import onnx
+
+    size = sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
+    if size > MAX_BYTES:
+        raise UserError(
+            f"--onnx: backbone, TabICL and context are {size / 2**30:.1f} GiB, and an ONNX file holds 2 GiB. "
+            "Use a run with a smaller backbone, fewer columns (rotated16) or fewer members."
+        )
+    # Not 1 image, which the exporter would take for a constant.
+    images = torch.zeros(2, 3, deployed.crop_size, deployed.crop_size, dtype=torch.uint8)
+    with torch.no_grad(), _quiet():
+        deployed(images)  # what a network computes once per size is computed here, not in the file
+        program = torch.onnx.export(
+            deployed,
+            (images,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph):
+        part.ClearField("metadata_props")  # which line of which file on this machine each node comes from
+        part.ClearField("doc_string")
+    onnx.helper.set_model_props(model, metadata)
+    return model
+
+
+def example_squares(context: ContextSet, size: int) -> Tensor:
+    """Squares (n, 3, size, size), uint8, to check a file with: images of the context, where it has some, and noise."""
+    shape = (CHECKED // 2, 3, size, size)
+    noise = torch.randint(256, shape, dtype=torch.uint8, generator=keyed_generator("export", size))
+    large = context.images is not None and context.images.shape[-1] >= size
+    return torch.cat([crop_centre(context.images[: CHECKED // 2], size), noise]) if large else noise
+
+
+def check_file(path: Path, squares: np.ndarray, expected: np.ndarray) -> None:
+    """Compare what onnxruntime makes of a file with what is expected, image by image and all at once.
+
+    Raises:
+        UserError: they differ by more than `TOLERANCE`.
+    """
+    # Optional packages, looked for by the caller.
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        [probabilities] = session.run(["probabilities"], {"images": images})
+        return np.asarray(probabilities)
+
+    together, alone = run(squares), np.concatenate([run(square[None]) for square in squares])
+    error = max(float(np.abs(found - expected).max()) for found in (together, alone))
+    if not error <= TOLERANCE:  # NaN is not
+        raise UserError(
+            f"--onnx: in onnxruntime {version('onnxruntime')} the probabilities differ from PyTorch's by {error:.2g}, "
+            f"more than {TOLERANCE:g}. Nothing was written; use synthicl predict, and please report it."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the exporter says about its own passes from the user; what matters is checked afterwards."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
