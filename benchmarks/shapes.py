@@ -28,8 +28,8 @@ from synthicl.distillation.views import ViewSettings
 from synthicl.objectives import LinearGradientMatching, Objective
 
 
-def random_backbone(name: str) -> FrozenBackbone:
-    """A backbone of this shape; the numbers in it do not matter to time and memory."""
+def random_backbone(name: str, path: Path | None = None) -> FrozenBackbone:
+    """A backbone of this shape; the numbers in it do not matter to time and memory. ``path`` keeps them, if given."""
     spec = backbone_spec(name)
     generator = torch.Generator().manual_seed(0)
     state = {
@@ -37,7 +37,7 @@ def random_backbone(name: str) -> FrozenBackbone:
         for key, value in spec.build().state_dict().items()
     }
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
+        path = path or Path(folder) / "weights.safetensors"
         save_file(state, path)
         return create_backbone(name, path)
 

@@ -42,7 +42,8 @@ from synthicl.core.assets import ONNX_PACKAGES, require_packages
 from synthicl.core.errors import UserError
 from synthicl.core.files import ABSENT, FILE, FOLDER, file_fingerprint, kind_of, same_file, write_whole
 from synthicl.core.randomness import keyed_generator
-from synthicl.core.run_folder import CONTEXT_FILE
+from synthicl.core.run_folder import CONTEXT_FILE, check_writable
+from synthicl.core.text import printable
 from synthicl.data.transforms import crop_centre
 from synthicl.embeddings.embedder import embed_squares
 
@@ -90,6 +91,7 @@ def export_onnx(
     if (kind := kind_of(output)) not in (FILE, ABSENT):
         example = output / OUTPUT if kind == FOLDER else OUTPUT
         raise UserError(f"--onnx={output}: is {kind}. Name a file, for example {example}.")
+    check_writable(output.parent, f"--onnx={output}")
     own_model, own_weights = files_of_the_run(context)
     context_set = ContextSet.load(context)
     classifier = open_context_set(context_set, model_path or own_model, "cpu", backbone_weights or own_weights)
@@ -108,8 +110,8 @@ def export_onnx(
         check_file(path, squares.numpy(), expected)
 
     write_whole(output, write)
-    size = output.stat().st_size / 1e6
-    print(f"{len(classifier.classes_)} classes, {deployed.crop_size} px, {size:.1f} MB: {output}", flush=True)
+    about = f"{len(classifier.classes_)} classes, {deployed.crop_size} px, {output.stat().st_size / 1e6:.1f} MB"
+    print(f"{about}: {printable(output)}", flush=True)
     return output
 
 

@@ -87,8 +87,8 @@ def _export_parser() -> ArgumentParser:
     description = "Write the classifier of a run as one file."
     command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     command.add_argument("subject", help="Folder of a run or a context set.")
-    text = "As ONNX, images in and probabilities out; classifier.onnx in the current directory if FILE is left out."
-    command.add_argument("--onnx", metavar="[FILE]", help=text)
+    text = "As ONNX, images in and probabilities out; classifier.onnx in the current directory if =FILE is left out."
+    command.add_argument("--onnx", metavar="FILE", help=text)
     for flag in ("backbone.weights", "tabicl.model_path"):
         command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     return command

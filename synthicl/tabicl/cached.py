@@ -27,6 +27,10 @@ def why_not_kept(classifier: TabICLClassifier) -> str:
     if found > model.max_classes:
         return f"there are {found} classes, and TabICL tells {model.max_classes} apart at once"
     column, icl = model.col_embedder, model.icl_predictor
+    if column.affine or not column.feature_group:
+        # Without a cache tabicl 2.2 gives the members of a batch after the first another order of columns than the one
+        # drawn for them (`ColEmbedding.map_feature_shuffle`), with a cache the one drawn: other probabilities.
+        return "its checkpoint has the layout of TabICL v1, for which tabicl predicts otherwise from a kept context"
     columns = int(classifier.ensemble_generator_.unique_filter_.n_features_out_) + column.reserve_cls_tokens
     numbers = len(column.tf_col.blocks) * columns * column.tf_col.blocks[0].num_inds * column.embed_dim
     numbers += len(icl.tf_icl.blocks) * classifier.n_samples_in_ * icl.decoder[0].in_features
@@ -109,9 +113,6 @@ class CachedTabICL(nn.Module):
         embedded = linear(features, stage.in_linear.weight, stage.in_linear.bias)
         for block, known in zip(stage.tf_col.blocks, self.column_stage, strict=True):
             embedded = block.multihead_attn2(embedded, cached_kv=known())
-        if stage.affine:
-            weight, bias = stage.ln_w(stage.out_w(embedded)), stage.ln_b(stage.out_b(embedded))
-            embedded = features * weight + bias
         tokens = rows.cls_tokens.expand(*x.shape[:2], -1, -1)
         out: Tensor = rows._aggregate_embeddings(torch.cat([tokens, embedded.transpose(1, 2)], 2))
         return out

@@ -34,6 +34,14 @@ def test_a_command_line_is_words_and_flags_in_one_form():
     assert split(written(words, flags)) == (words, flags)
 
 
+def test_a_flag_that_may_stand_alone_takes_no_word():
+    words, flags = split(["export", "--onnx", "run", "--a", "1"])
+    assert (words, flags) == (["export", "run"], [Flag("--onnx", ""), Flag("--a", "1")])
+    assert split(["--onnx=x"]) == ([], [Flag("--onnx", "x")])
+    assert split(written(words, flags)) == (words, flags)
+    assert not command_line.asks_for_help(flags)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
