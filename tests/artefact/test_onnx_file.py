@@ -176,9 +176,8 @@ def test_what_is_not_written(tmp_path, run, capsys, monkeypatch):
         line = refused(capsys, "export", run, "--onnx")
         assert line.startswith("error: --onnx: needs packages that are not installed (onnxscript). Install them with: ")
     context = ContextSet.load(run)
-    many = 12 * [0]
     context.class_names = [f"class {number}" for number in range(12)]
-    context.embeddings = torch.cat([context.embeddings, context.embeddings[: len(many) - 10] + 0.1])
+    context.embeddings = torch.cat([context.embeddings, context.embeddings[:2] + 0.1])
     context.labels, context.images = torch.arange(12), None
     context.save(tmp_path / "many")
     line = refused(capsys, "export", tmp_path / "many", "--onnx")
@@ -193,11 +192,10 @@ def test_what_is_not_written(tmp_path, run, capsys, monkeypatch):
     [
         (lambda: dinov2.build("s", False, embed_dim=48, depth=2, num_heads=3), 28),
         (lambda: dinov2.build("s", True, embed_dim=48, depth=2, num_heads=3), 28),
-        (lambda: dinov2.build("g", False, embed_dim=48, depth=2, num_heads=3), 28),
         (lambda: efficientnet.build("lite0"), 64),
         (mini.mini_conv, 32),
     ],
-    ids=["dinov2", "with registers", "gated", "efficientnet", "mini_conv"],
+    ids=["dinov2", "with registers", "efficientnet", "mini_conv"],
 )
 def test_the_batch_stays_free_in_every_family(build, size):
     torch.manual_seed(0)
