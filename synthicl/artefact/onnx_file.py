@@ -177,8 +177,9 @@ def example_squares(context: ContextSet, size: int) -> Tensor:
     """Squares (n, 3, size, size), uint8, to check a file with: images of the context, where it has some, and noise."""
     shape = (CHECKED // 2, 3, size, size)
     noise = torch.randint(256, shape, dtype=torch.uint8, generator=keyed_generator("export", size))
-    large = context.images is not None and context.images.shape[-1] >= size
-    return torch.cat([crop_centre(context.images[: CHECKED // 2], size), noise]) if large else noise
+    if context.images is None or context.images.shape[-1] < size:
+        return noise
+    return torch.cat([crop_centre(context.images[: CHECKED // 2], size), noise])
 
 
 def check_file(path: Path, squares: np.ndarray, expected: np.ndarray) -> None:

@@ -104,7 +104,8 @@ class CachedTabICL(nn.Module):
         x = torch.cat([pipeline(shown) for pipeline in self.pipelines]).float()  # (M, q, columns kept)
         logits = self._icl(self._rows(x))  # (M, q, max_classes), classes as each member knows them
         index = self.classes[:, None].expand(-1, columns.shape[0], -1)
-        return (logits.gather(2, index).mean(0) / self.temperature).softmax(-1)
+        probabilities: Tensor = (logits.gather(2, index).mean(0) / self.temperature).softmax(-1)
+        return probabilities
 
     def _rows(self, x: Tensor) -> Tensor:
         """Representations of rows (M, q, R): tabicl's column stage without what it skips, then its row stage."""
@@ -133,6 +134,15 @@ class FittedPipeline(nn.Module):
     """
 
     orders: Tensor
+    mean: Tensor
+    scale: Tensor
+    lower: Tensor
+    upper: Tensor
+    least: Tensor
+    most: Tensor
+    exponents: Tensor
+    power_mean: Tensor
+    power_scale: Tensor
 
     def __init__(self, pipeline: PreprocessingPipeline, orders: list[list[int]]) -> None:
         super().__init__()
