@@ -57,8 +57,11 @@ def context_set(digits):
 
 @pytest.fixture(scope="module")
 def probabilities(digits, context_set):
-    """What the probe of a run says of the queries, (100, 10), columns in the order of NAMES."""
-    probe = TabICLProbe(Deployment(context_set.preprocessing, "mini", MINI))
+    """What the probe of a run says of the queries, (100, 10), columns in the order of NAMES, its context kept.
+
+    That a probe which computes the context again says the same up to rounding is tested in tests/tabicl/test_cached.py.
+    """
+    probe = TabICLProbe(Deployment(context_set.preprocessing, "mini", MINI), keeps_context=True)
     probe.fit(context_set.rows)
     return probe.predict_proba(digits["query"][1])
 
