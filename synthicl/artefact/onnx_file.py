@@ -41,6 +41,7 @@ from synthicl.artefact.predict import files_of_the_run
 from synthicl.core.assets import ONNX_PACKAGES, require_packages
 from synthicl.core.errors import UserError
 from synthicl.core.files import ABSENT, FILE, FOLDER, file_fingerprint, kind_of, same_file, write_whole
+from synthicl.core.hub import local_folder
 from synthicl.core.randomness import keyed_generator
 from synthicl.core.run_folder import CONTEXT_FILE, check_writable
 from synthicl.core.text import printable
@@ -73,7 +74,7 @@ def export_onnx(
     compared with `InContextClassifier` before it is put in its place.
 
     Args:
-        context: folder of a finished run, or of a context set.
+        context: folder of a finished run, or of a context set, or a repository of the Hugging Face Hub.
         output: the file; None for ``classifier.onnx`` in the current directory. It is written whole or not at all.
         backbone_weights: a local weights file; None for the one the run was made with, the bundled or downloaded one.
         model_path: a TabICL checkpoint file; None for the one the run was made with.
@@ -92,6 +93,7 @@ def export_onnx(
         example = output / OUTPUT if kind == FOLDER else OUTPUT
         raise UserError(f"--onnx={output}: is {kind}. Name a file, for example {example}.")
     check_writable(output.parent, f"--onnx={output}")
+    context = local_folder(context)
     own_model, own_weights = files_of_the_run(context)
     context_set = ContextSet.load(context)
     classifier = open_context_set(context_set, model_path or own_model, "cpu", backbone_weights or own_weights)
