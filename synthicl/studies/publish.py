@@ -36,7 +36,7 @@ def publish(subject: Subject, results: Results, study: Study) -> None:
     own = sections[study.name]
     if own.finding:
         print(f"{own.finding}\n", flush=True)
-    print_tables(own.tables)
+    print_tables(study.printed(results.of(study.name)) if study.printed else own.tables)
     if results.select(command=study.name, split="test"):
         print(TEST_IS_SCORED, flush=True)
     row = next(iter(results.rows.values()))
@@ -44,7 +44,7 @@ def publish(subject: Subject, results: Results, study: Study) -> None:
     write_report(subject.output, title, list(sections.values()), identity(row.run), subject.folder)
     if "compare" in present and subject.elsewhere is None:  # the card is the context set's, and stays with it
         write_cards(subject, results)
-    print(f"Tables, figures, report.html and report.md: {subject.output}", flush=True)
+    print(f"All tables and figures: {subject.output / 'report.html'} (and report.md)", flush=True)
 
 
 def identity(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Study(NamedTuple):
         figures: results -> figures by file name, each to stand on its own (axes, units, n, legend). A figure's label
             (``figure.set_label``) is its text for who cannot see it: what is to be seen.
         finding: results -> one sentence, made from the numbers, that says what was found; empty where there is none.
+        printed: results -> those of the tables that the terminal shows; None for all. The report has all.
     """
 
     name: str
@@ -33,3 +34,4 @@ class Study(NamedTuple):
     tables: Callable[[Results], list[Table]] = lambda results: []
     figures: Callable[[Results], dict[str, Figure]] = lambda results: {}
     finding: Callable[[Results], str] = lambda results: ""
+    printed: Callable[[Results], list[Table]] | None = None
