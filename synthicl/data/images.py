@@ -31,10 +31,12 @@ class LabelledImages:
     Attributes:
         images: paths, or arrays of shape (H, W) or (H, W, 3), uint8.
         labels: class index of each image, in ``range(C)``.
+        parts: what it was put together from, in this order; none for what is of one piece. Each is embedded by itself.
     """
 
     images: Sequence[Path | np.ndarray]
     labels: np.ndarray
+    parts: Sequence[LabelledImages] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -111,12 +111,18 @@ class TabICLEvaluation(L.Callback):
         train, val = self._embed(trainer, module, "train"), self.queries(trainer, module, "val")
         chosen = None
         if trainer.is_global_zero:
-            asked = (self.preprocessing, self.candidates, train, val, module.ipc)
+            asked = (self._asked_of(module), self.candidates, train, val, module.ipc)
             with isolate_rng():
                 chosen = fit_or_choose(*asked, self.model_path, self.n_estimators, module.device)
         preprocessing: Preprocessing = trainer.strategy.broadcast(chosen)  # type: ignore[assignment]
         self.preprocessing = preprocessing.name
         module.deployment = Deployment(preprocessing, self.checkpoint, self.model_path)
+
+    def _asked_of(self, module: Distiller) -> str:
+        """The preprocessing's name; a run that is extended has chosen one, and frozen images are made for it."""
+        if self.preprocessing == "auto" and module.extended is not None:
+            return module.extended.preprocessing.name
+        return self.preprocessing
 
     @staticmethod
     def _embed(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
