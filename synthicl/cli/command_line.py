@@ -24,6 +24,7 @@ from synthicl.core.configuration import (
     with_included,
 )
 from synthicl.core.errors import UserError
+from synthicl.core.files import FOLDER, kind_of
 from synthicl.core.registry import plugins
 from synthicl.core.settings import extended_run, of_run, paths
 
@@ -152,13 +153,17 @@ def _extension(run: str, expanded: list[Flag]) -> list[Flag]:
     asked = settings(written).get("data.name")
     if asked not in (None, own.name):
         raise UserError(
-            f"--data.name={asked}: --extend puts a folder of new classes beside the dataset of {run}, {own.name}. Leave "
-            "it out."
+            f"--data.name={asked}: --extend puts a folder of new classes beside the dataset of {run}, {own.name}. "
+            "Leave it out."
         )
     if not any(flag.name == "--data.more" for flag in written):
         roots = [flag.value for flag in written if flag.name == "--data.root"]
         if not roots:
             raise UserError(f"--extend={run}: the new images are missing. Name their folder: --data.root=FOLDER.")
+        if kind_of(Path(roots[-1] or "")) != FOLDER:
+            raise UserError(
+                f"--data.root={(roots[-1] or '')[:100]}: not a folder. Name the one that holds the new classes."
+            )
         more = [*map(str, own.more), roots[-1]]
         written = [flag for flag in written if flag.name != "--data.root"]
         written.append(Flag("--data.more", json.dumps(more)))
