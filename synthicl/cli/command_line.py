@@ -255,7 +255,8 @@ def _plain(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if name == "data.more":
-        return str([str(folder) for folder in paths(value)]) if value else None
+        folders = [str(folder) for folder in paths(value)]
+        return str(folders) if folders else None
     return str(Path(value)) if name in _PATHS else str(value)
 
 

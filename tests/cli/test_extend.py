@@ -14,9 +14,11 @@ import yaml
 
 from synthicl.artefact.context_set import ContextSet
 from synthicl.cli.command_line import expand, split
+from synthicl.cli.fit import DistillCLI
 from synthicl.cli.main import evaluate, train
 from synthicl.core.errors import UserError
 from synthicl.core.settings import of_run
+from synthicl.distillation.distiller import Distiller
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -29,6 +31,7 @@ QUICK = [
     "--tabicl.n_estimators=1",
     "--random_draws=1",
 ]
+LAST = "folder/version_0/checkpoints/last.ckpt"
 VIEWS = ["--model.objective=in_context_views", "--model.real.bank_views=1"]
 
 
@@ -50,7 +53,9 @@ def made(tmp_path_factory, write_image):
             for index in range(6):
                 write_image(root / folder / name / f"{index}.png", seed=100 * number + 10 * label + index)
     flags = ["-c", "data/digits", "--data.name=folder", f"--data.root={root / 'own'}", *QUICK, *VIEWS]
-    code, _, err = run(*flags, "--tabicl.preprocessing=auto", "--tabicl.candidates=[rotated4]", f"--output_dir={root}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistillCLI, "after_fit", lambda self: None)
+        code, _, err = run(*flags, "--tabicl.preprocessing=rotated4", f"--output_dir={root}")
     assert code == 0, err
     return root, root / "folder" / "version_0"
 
@@ -63,6 +68,17 @@ def extended(made):
     code, out, err = run(f"--extend={latest}", f"--data.root={root / 'more'}", f"--output_dir={root / 'extended'}")
     assert code == 0, err
     return root / "extended" / "folder" / "version_0", out
+
+
+@pytest.fixture
+def unscored(monkeypatch):
+    """No table at the end of a fit."""
+    monkeypatch.setattr(DistillCLI, "after_fit", lambda self: None)
+
+
+def state(outputs: Path) -> dict:
+    """What is optimised, from the last checkpoint of the run in a folder."""
+    return torch.load(outputs / LAST, weights_only=True)["state_dict"]
 
 
 def files(folder: Path, names: list[str]) -> dict[str, bytes]:
@@ -107,32 +123,31 @@ def test_the_preprocessing_is_that_of_the_run_with_its_statistics(made, extended
     assert torch.equal(after.mean, before.mean) and torch.equal(after.projection, before.projection)
 
 
-def test_it_resumes_where_it_was_and_when_what_it_extends_was_moved(made, extended, tmp_path):
-    """Six steps at once, and three, the end of the process, and three more."""
+def test_it_resumes_where_it_was_and_when_what_it_extends_was_moved(made, extended, tmp_path, monkeypatch, unscored):
+    """A run that ends in its fifth step of six has a checkpoint of the third."""
     root, before = made
     moved = shutil.copytree(before, tmp_path / "moved")
-    flags = [f"--extend={moved}", f"--data.root={root / 'more'}", f"--output_dir={tmp_path}"]
-    assert run(*flags, "--trainer.max_steps=3", "--model.lr_schedule=constant")[0] == 0
+
+    def crash(self, batch, batch_idx, step=Distiller.training_step):
+        if self.global_step == 4:
+            raise RuntimeError("crash")
+        step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distiller, "training_step", crash)
+        assert run(f"--extend={moved}", f"--data.root={root / 'more'}", f"--output_dir={tmp_path}")[0] == 1
     shutil.rmtree(moved)
-    checkpoint = tmp_path / "folder/version_0/checkpoints/last.ckpt"
-    again = [f"--ckpt_path={checkpoint}", "--trainer.max_steps=6"]
-    code, _, err = run(*again)
+    checkpoint = tmp_path / LAST
+    code, _, err = run(f"--ckpt_path={checkpoint}")
     assert code == 2 and f"--extend={moved}: not a folder" in err
-    code, _, err = run(*again, f"--extend={extended[0]}")
-    assert code == 2 and "--extend=" in err
-    code, _, err = run(*again, f"--extend={before}")
+    code, _, err = run(f"--ckpt_path={checkpoint}", f"--extend={before}")
     assert code == 0, err
-    flags = [f"--extend={before}", f"--data.root={root / 'more'}", f"--output_dir={tmp_path / 'whole'}"]
-    assert run(*flags, "--model.lr_schedule=constant")[0] == 0
-    one, two = (torch.load(tmp_path / path, weights_only=True)["state_dict"] for path in WHOLE_AND_RESUMED)
-    assert one.keys() == two.keys() and all(len(level) == 2 for level in one.values())
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    whole, resumed = state(root / "extended"), state(tmp_path)
+    assert whole.keys() == resumed.keys() and all(len(level) == 2 for level in whole.values())
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-WHOLE_AND_RESUMED = ("whole/folder/version_0/checkpoints/last.ckpt", "folder/version_0/checkpoints/last.ckpt")
-
-
-def test_a_run_that_was_extended_is_extended_again(made, extended, tmp_path):
+def test_a_run_that_was_extended_is_extended_again(made, extended, tmp_path, unscored):
     flags = [f"--extend={extended[0]}", f"--data.root={made[0] / 'other'}", f"--output_dir={tmp_path}"]
     code, _, err = run(*flags, "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--tabicl.preprocessing=pca3")
     assert code == 0, err
@@ -142,7 +157,7 @@ def test_a_run_that_was_extended_is_extended_again(made, extended, tmp_path):
     assert after.preprocessing.name == "pca3"  # another one is fitted on all training images
 
 
-def test_two_processes_equal_one(made, tmp_path):
+def test_two_processes_equal_one(made, tmp_path, unscored):
     root, before = made
     flags = [
         f"--extend={before}",
@@ -157,10 +172,7 @@ def test_two_processes_equal_one(made, tmp_path):
     )
     assert many.returncode == 0, many.stderr
     assert run(*flags, f"--output_dir={tmp_path / 'one'}")[0] == 0
-    one, two = (
-        torch.load(tmp_path / name / "folder/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for name in ("one", "many")
-    )
+    one, two = state(tmp_path / "one"), state(tmp_path / "many")
     for name, level in one.items():
         torch.testing.assert_close(two[name], level, rtol=0, atol=1e-6)
     sets = [ContextSet.load(tmp_path / name / "folder/version_0") for name in ("one", "many")]

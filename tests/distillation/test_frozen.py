@@ -11,6 +11,8 @@ from synthicl.core.randomness import keyed_generator
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
+from synthicl.distillation.checkpoint import IDENTITY, check_identity
+from synthicl.distillation.checkpoint_files import seal
 from synthicl.distillation.distiller import Distiller
 from synthicl.distillation.frozen import VIEWS, identity_of
 from synthicl.distillation.images import ImageSettings
@@ -107,11 +109,10 @@ OBJECTIVES = [
 ]
 
 
-@pytest.mark.parametrize("chunk", [None, 3])
 @pytest.mark.parametrize(("objective", "number"), OBJECTIVES)
-def test_the_gradient_is_that_of_the_loss_of_all_rows(before, objective, number, chunk):
+def test_the_gradient_is_that_of_the_loss_of_all_rows(before, objective, number):
     """Against autograd through one pass over everything: constants beside what the new pyramids become."""
-    module = fitted(before, objective, number, chunk=chunk, steps=3)
+    module = fitted(before, objective, number, chunk=3)
     images, viewer, step = module.images, module.viewer, 7
     real = module.real(step)
 
@@ -166,6 +167,18 @@ def test_soft_labels_of_old_images_leave_nothing_to_new_classes(before, tmp_path
     rows = module.viewer.context(module.images)
     assert torch.equal(rows.soft_labels[:16, :8], found.soft_labels) and not rows.soft_labels[:16, 8:].any()
     torch.testing.assert_close(rows.soft_labels.sum(1), torch.ones(20))
+
+
+def test_a_checkpoint_belongs_to_what_it_extends(before):
+    module, data = fitted(before, steps=1), ImageDataModule("digits")
+    own = module.identity(data)
+    for extends in ("0" * 16, None):
+        checkpoint = {IDENTITY: own | {"extends": extends}, "state_dict": {}, "optimizer_states": []}
+        seal(checkpoint)
+        with pytest.raises(
+            UserError, match=rf"^--extend={identity_of(module.extended)}: .* made with {extends}, which"
+        ):
+            check_identity(checkpoint, own)
 
 
 def test_what_identifies_a_context_set(before):
