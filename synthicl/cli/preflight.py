@@ -96,6 +96,10 @@ def check_training(found: Mapping[str, Any]) -> None:
         extended_run(str(found["extend"]))
     missing = out_of_reach(needed(found))
     lines = [asset.missing_line() for asset in missing]
+    if found.get("extend") and any(asset.flag == "--data.root" for asset in missing):
+        lines.append(
+            "With --extend, name old and new images when the old ones have moved: --data.root=OLD --data.more=[NEW]."
+        )
     downloaded = any(asset.flag == "--backbone.weights" and asset.source for asset in missing)
     if downloaded and not found.get("ckpt_path") and backbone_spec(INSTALLED_BACKBONE).weights.find():
         lines.append(

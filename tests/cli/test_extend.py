@@ -179,6 +179,18 @@ def test_two_processes_equal_one(made, tmp_path, unscored):
     assert torch.equal(sets[0].images[:3], sets[1].images[:3]) and len(sets[1].labels) == 5
 
 
+def test_images_of_the_old_run_that_are_gone(made):
+    root, before = made
+    (root / "own").rename(root / "elsewhere")
+    try:
+        code, _, err = run(f"--extend={before}", f"--data.root={root / 'more'}")
+    finally:
+        (root / "elsewhere").rename(root / "own")
+    assert code == 2
+    assert f"folder of images: not found (looked for {root / 'own'})" in err
+    assert "--data.root=OLD --data.more=[NEW]" in err
+
+
 def test_where_old_and_new_images_lie_on_the_command_line(made):
     def written(*args: str) -> list[str]:
         return list(map(str, expand(split([f"--extend={before}", *args])[1])))
