@@ -144,8 +144,8 @@ def main() -> None:
         (
             "# Two classes more\n\nA run of eight classes is extended by two: its eight images stay as they are, and "
             "two are optimised beside them. Against it, all ten are optimised from the beginning: the same settings, "
-            "seed and real images. The preprocessing of an extended run is that of the eight classes; what is distilled "
-            "again chooses its own on val, and its seconds hold that choice. A seed varies the optimisation only.",
+            "seed and real images. The preprocessing of an extended run is that of the eight classes; distilling again "
+            "chooses its own on val, and its seconds hold that choice. A seed varies the optimisation only.",
             *parts,
             f"Made with `{COMMAND}` on {machine()}. The arguments were `{' '.join(sys.argv[1:]) or 'none'}`. Both ways "
             "read embeddings of the old images from disk where the run of eight has left them.",

@@ -2,10 +2,7 @@
 
 import contextlib
 import io
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,6 @@ from synthicl.core.errors import UserError
 from synthicl.core.settings import of_run
 from synthicl.distillation.distiller import Distiller
 
-ROOT = Path(__file__).parents[2]
 QUICK = [
     "--trainer.max_steps=6",
     "--trainer.val_check_interval=3",
@@ -155,28 +151,6 @@ def test_a_run_that_was_extended_is_extended_again(made, extended, tmp_path, uns
     assert after.class_names == [*before.class_names, "dog"]
     assert torch.equal(after.images[:5], before.images) and torch.equal(after.embeddings[:5], before.embeddings)
     assert after.preprocessing.name == "pca3"  # another one is fitted on all training images
-
-
-def test_two_processes_equal_one(made, tmp_path, unscored):
-    root, before = made
-    flags = [
-        f"--extend={before}",
-        f"--data.root={root / 'more'}",
-        "--trainer.precision=64-true",
-        "--trainer.max_steps=3",
-    ]
-    command = [sys.executable, str(ROOT / "train.py"), "fit", *flags, "--trainer.devices=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    many = subprocess.run(
-        [*command, f"--output_dir={tmp_path / 'many'}"], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert many.returncode == 0, many.stderr
-    assert run(*flags, f"--output_dir={tmp_path / 'one'}")[0] == 0
-    one, two = state(tmp_path / "one"), state(tmp_path / "many")
-    for name, level in one.items():
-        torch.testing.assert_close(two[name], level, rtol=0, atol=1e-6)
-    sets = [ContextSet.load(tmp_path / name / "folder/version_0") for name in ("one", "many")]
-    assert torch.equal(sets[0].images[:3], sets[1].images[:3]) and len(sets[1].labels) == 5
 
 
 def test_images_of_the_old_run_that_are_gone(made):

@@ -14,8 +14,8 @@ from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.checkpoint import IDENTITY, check_identity
 from synthicl.distillation.checkpoint_files import seal
 from synthicl.distillation.distiller import Distiller
-from synthicl.distillation.frozen import VIEWS, identity_of
-from synthicl.distillation.images import ImageSettings
+from synthicl.distillation.frozen import VIEWS, FrozenImages, identity_of
+from synthicl.distillation.images import ImageSettings, SyntheticImages
 from synthicl.distillation.step import backpropagate
 from synthicl.distillation.views import ViewSettings
 from synthicl.embeddings.labelled import LabelledEmbeddings
@@ -94,6 +94,24 @@ def test_a_new_image_begins_as_it_would_beside_images_that_are_optimised(before)
     module = fitted(before, steps=1, lr=1e-12)
     noise = torch.randn(3, 1, 1, generator=keyed_generator(0, "pyramid", 17, 0))
     torch.testing.assert_close(module.images.pyramid.levels[0][1], noise)
+
+
+def test_ranks_share_the_new_images_and_all_have_the_frozen_ones(before, monkeypatch):
+    """What ranks exchange and compute is tests/cli/test_cli.py's, with processes."""
+    found, settings = ContextSet.load(before), ImageSettings(size=32)
+
+    def images_of(rank: int, ranks: int) -> SyntheticImages:
+        monkeypatch.setattr("synthicl.distillation.images.world", lambda: (rank, ranks))
+        return SyntheticImages(settings, 10, 2, 0, FrozenImages(found, 10))
+
+    alone, several = images_of(0, 1), [images_of(rank, 3) for rank in range(3)]
+    noise = [images.pyramid.levels[0] for images in several]
+    assert torch.equal(torch.cat(noise), alone.pyramid.levels[0]) and [len(part) for part in noise] == [1, 1, 2]
+    for images in several:
+        assert images.total == 4 and images.all_labels.tolist() == alone.all_labels.tolist()
+        assert all(map(torch.equal, images.frozen.rows[:2], alone.frozen.rows[:2]))
+    with pytest.raises(UserError, match="5 devices for 4 images"):
+        images_of(0, 5)
 
 
 def test_the_deployed_preprocessing_is_that_of_the_run(before):
