@@ -94,7 +94,10 @@ def measure(name: str, options: argparse.Namespace, flags: list[str]) -> tuple[d
 
 def of_test(results: Results, probe: str) -> np.ndarray:
     """Which queries of test the last synthetic images classify correctly, (q,), bool."""
-    return results.correct(results.select(split="test", context="synthetic", checkpoint="last", probe=probe))[0]
+    correct: np.ndarray = results.correct(
+        results.select(split="test", context="synthetic", checkpoint="last", probe=probe)
+    )[0]
+    return correct
 
 
 def tables(name: str, found: dict[str, Measured], labels: np.ndarray) -> list[Table]:

@@ -148,7 +148,9 @@ class Distiller(L.LightningModule):
         self._diverged = torch.zeros((), dtype=torch.bool, device=self.device)
         settings, total = self.real_settings, len(self.images.all_labels)
         if self.images.frozen is not None:
-            self.images.frozen.embed_views(self.viewer, self.seed)
+            viewer = self.viewer
+            seen = viewer.backbone, viewer.crop_size, viewer.augmentation, viewer.views
+            self.images.frozen.embed_views(*seen, self.seed)
             if self.trainer.is_global_zero:
                 print(self.images.frozen.said(self._data.class_names, self._data.splits["train"]), flush=True)
         self.real = RealSide(settings, self.viewer, self._data, total, self.seed, self.device)

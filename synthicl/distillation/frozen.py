@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthicl.artefact.context_set import ContextSet
+from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.devices import to_device
 from synthicl.core.errors import UserError
 from synthicl.core.randomness import keyed_generator
+from synthicl.data.augmentation import Augmentation
 from synthicl.data.images import LabelledImages
-from synthicl.distillation.views import Viewer
 from synthicl.embeddings.bank import embed_views
 from synthicl.embeddings.labelled import LabelledEmbeddings, fingerprint
 from synthicl.objectives import Views
@@ -131,18 +132,28 @@ class FrozenImages(nn.Module):
             + (f", {joined} of them further ones of old classes." if joined else ".")
         )
 
-    def embed_views(self, viewer: Viewer, seed: int) -> None:
-        """Embed augmented views, if a step has any, or read them from disk; a collective call."""
-        if not viewer.views:
+    def embed_views(
+        self, backbone: FrozenBackbone, crop_size: int, augmentation: Augmentation | None, views: int, seed: int
+    ) -> None:
+        """Embed augmented views, or read them from disk; a collective call.
+
+        Args:
+            backbone: on the device where it is to run.
+            crop_size: resolution in pixels that it sees.
+            augmentation: None where a step has no augmented views.
+            views: how many of each image a step has.
+            seed: of the views, and of which of them a step has.
+        """
+        if augmentation is None:
             return
         pixels = [image.permute(1, 2, 0).numpy() for image in self.images.cpu()]
         z = embed_views(
-            viewer.backbone,
+            backbone,
             LabelledImages(pixels, self.labels.cpu().numpy()),
-            viewer.crop_size,
-            augmentation=viewer.augmentation,
-            image_size=viewer.image_size,
-            views=max(VIEWS, viewer.views),
+            crop_size,
+            augmentation=augmentation,
+            image_size=self.images.shape[-1],
+            views=max(VIEWS, views),
             seed=seed,
             what="images that stay as they are",
         )

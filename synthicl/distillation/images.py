@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from synthicl.core.distributed import collect_rows, gather_rows, owned, world
 from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.data.transforms import to_uint8
+from synthicl.distillation.frozen import FrozenImages
 from synthicl.distillation.grad_cache import chunks
 from synthicl.distillation.pyramid import SyntheticPyramid, resolutions
-
-if TYPE_CHECKING:
-    from synthicl.distillation.frozen import FrozenImages
 
 MAX_PIXELS = 2**13  # on each side: no backbone is made for more, and a mistyped number would fill the memory
 OWN_CLASS = 0.9  # probability of an image's own class where soft labels begin
