@@ -150,8 +150,9 @@ def main() -> None:
             "seed and real images. The preprocessing of an extended run is that of the eight classes; distilling again "
             "chooses its own on val, and its seconds hold that choice. A seed varies the optimisation only.",
             *parts,
-            f"Made with `{COMMAND}` on {machine()}. The arguments were `{' '.join(sys.argv[1:]) or 'none'}`. Both ways "
-            "read embeddings of the old images from disk where the run of eight has left them.",
+            f"Made with `{COMMAND}` on {machine()}. The arguments were `{' '.join(sys.argv[1:]) or 'none'}`. The "
+            "run of eight leaves the embeddings of its real images on disk, and both ways find them there; those of the "
+            "new ones are computed by the extended run and found by the other.",
         )
     )
     write_whole(options.page, lambda path: path.write_text(text + "\n", encoding="utf-8"))
