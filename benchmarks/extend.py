@@ -151,7 +151,7 @@ def main() -> None:
             "chooses its own on val, and its seconds hold that choice. A seed varies the optimisation only.",
             *parts,
             f"Made with `{COMMAND}` on {machine()}. The arguments were `{' '.join(sys.argv[1:]) or 'none'}`. The "
-            "run of eight leaves the embeddings of its real images on disk, and both ways find them there; those of the "
+            "run of eight leaves the embeddings of its real images on disk, and both ways find them; those of the "
             "new ones are computed by the extended run and found by the other.",
         )
     )
