@@ -165,7 +165,11 @@ def test_images_of_the_old_run_that_are_gone(made):
     assert "--data.root=OLD --data.more=[NEW]" in err
 
 
-def test_where_old_and_new_images_lie_on_the_command_line(made):
+def test_where_old_and_new_images_lie_on_the_command_line(made, tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+
     def written(*args: str) -> list[str]:
         return list(map(str, expand(split([f"--extend={before}", *args])[1])))
 

@@ -340,7 +340,7 @@ EXTENDED = [
             ("--backbone.name=mini_conv", r"--backbone\.name=mini_conv: .* made with mini, which new images cannot"),
             ("--model.ipc=2", r"--model\.ipc=2: .* made with 1, which new images cannot"),
             ("--model.images.size=40", r"--model\.images\.size=40: .* made with 32"),
-            ("--model.views.crop_size=24", r"--model\.views\.crop_size=24: .* made with 32"),
+            ("--model.views.crop_size=24", r"--model\.views\.crop_size=24: the backbone refuses it"),
             ("--trainer.devices=2", r"--trainer\.devices: 2 devices for 1 images"),
             ("--model.extend={run}", r"model\.extend|unrecognized|not"),
         )
