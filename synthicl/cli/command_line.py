@@ -6,6 +6,7 @@ handed on, and what was read early is compared with what the full parser makes o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,7 +24,9 @@ from synthicl.core.configuration import (
     with_included,
 )
 from synthicl.core.errors import UserError
+from synthicl.core.files import FOLDER, kind_of
 from synthicl.core.registry import plugins
+from synthicl.core.settings import extended_run, of_run, paths
 
 EARLY: dict[str, Any] = {
     "data.name": None,
@@ -33,13 +36,15 @@ EARLY: dict[str, Any] = {
     "tabicl.checkpoint": "mini",
     "tabicl.model_path": None,
     "ckpt_path": None,
+    "extend": None,
+    "data.more": None,
 }
 """What is read of a training before torch is loaded, with the defaults of the full parser."""
 
 ALONE = {"--onnx"}
 """Flags that may stand without a value, which they take as ``--flag=VALUE`` alone."""
 
-_PATHS = {"data.root", "backbone.weights", "tabicl.model_path", "ckpt_path"}
+_PATHS = {"data.root", "backbone.weights", "tabicl.model_path", "ckpt_path", "extend"}
 
 
 class Flag(NamedTuple):
@@ -97,6 +102,7 @@ def expand(flags: Iterable[Flag]) -> list[Flag]:
     objective of another package is short for its class. What a configuration file's ``include`` names, relative to
     `CONFIGS`, comes before the file itself. What resumes from a checkpoint (``--ckpt_path``) starts from the
     configuration of its run, which is checked to be data unless the user names that file as well; flags win over it.
+    So does what extends a run (``--extend``), see `_extension`.
 
     Raises:
         UserError: there is no such objective, file or checkpoint, or a setting that is read early is abbreviated or
@@ -125,10 +131,48 @@ def expand(flags: Iterable[Flag]) -> list[Flag]:
             )
         if not config.is_file():
             raise UserError(f"--ckpt_path={checkpoint}: {config} is missing, which says what the run was made with.")
-        if not any(Path(flag.value or "").resolve() == config for flag in expanded if flag.name == "--config"):
-            check_foreign(config)
-            expanded.insert(0, Flag("--config", str(config)))
-    return expanded
+        return [*_configuration(config, expanded), *expanded]
+    extend = next((flag.value for flag in reversed(expanded) if flag.name == "--extend"), None)
+    return expanded if extend in (None, "null") else _extension(extend or "", expanded)
+
+
+def _configuration(config: Path, expanded: list[Flag]) -> list[Flag]:
+    """The configuration of a run as a flag, checked to be data; none where the user names the file as well."""
+    if any(Path(flag.value or "").resolve() == config for flag in expanded if flag.name == "--config"):
+        return []
+    check_foreign(config)
+    return [Flag("--config", str(config))]
+
+
+def _extension(run: str, expanded: list[Flag]) -> list[Flag]:
+    """Write out ``--extend=RUN --data.root=FOLDER``: the configuration of RUN, and FOLDER beside RUN's own images.
+
+    ``--data.more`` names all further folders, and then ``--data.root`` is where RUN's own images lie.
+
+    Raises:
+        UserError: RUN is not a finished run, or there are no new images, or those of another dataset.
+    """
+    folder = extended_run(run)
+    config, own = folder / "config.yaml", of_run(folder).data
+    written = [Flag(*flag) if flag.name != "--extend" else Flag("--extend", str(folder)) for flag in expanded]
+    asked = settings(written).get("data.name")
+    if asked not in (None, own.name):
+        raise UserError(
+            f"--data.name={asked}: --extend puts a folder of new classes beside the dataset of {run}, {own.name}. "
+            "Leave it out."
+        )
+    if not any(flag.name == "--data.more" for flag in written):
+        roots = [flag.value for flag in written if flag.name == "--data.root"]
+        if not roots:
+            raise UserError(f"--extend={run}: the new images are missing. Name their folder: --data.root=FOLDER.")
+        if kind_of(Path(roots[-1] or "")) != FOLDER:
+            raise UserError(
+                f"--data.root={(roots[-1] or '')[:100]}: not a folder. Name the one that holds the new classes."
+            )
+        more = [*map(str, own.more), roots[-1]]
+        written = [flag for flag in written if flag.name != "--data.root"]
+        written.append(Flag("--data.more", json.dumps(more)))
+    return [*_configuration(config, expanded), *written]
 
 
 def _beside(checkpoint: str) -> tuple[bool, Path]:
@@ -215,6 +259,9 @@ def _plain(name: str, value: Any) -> str | None:
     """A value as it is compared."""
     if value is None:
         return None
+    if name == "data.more":
+        folders = [str(folder) for folder in paths(value)]
+        return str(folders) if folders else None
     return str(Path(value)) if name in _PATHS else str(value)
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.cli.command_line import EARLY, agree, split, with_defaults
 from synthicl.cli.evaluate import evaluate, program
@@ -37,6 +38,7 @@ from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.checkpoint import check_identity
 from synthicl.distillation.checkpoint_files import SCORE, RunCheckpoint, WholeFiles, read_checkpoint
 from synthicl.distillation.distiller import Distiller
+from synthicl.distillation.frozen import check_classes
 from synthicl.distillation.images import bytes_of_images
 from synthicl.studies.compare import COMPARE
 from synthicl.studies.publish import TEST_IS_SCORED
@@ -258,6 +260,12 @@ class DistillCLI(LightningCLI):
         parser.add_argument(
             "--include", type=list[str] | None, help="In a file: files in configs/ that come before it."
         )
+        parser.add_argument(
+            "--extend",
+            type=Path | None,
+            help="Folder of a finished run: its images stay, and those of the classes in --data.root are optimised.",
+        )
+        parser.link_arguments("extend", "model.extend")
         parser.add_class_arguments(FrozenBackbone, "backbone")
         parser.add_lightning_class_args(TabICLEvaluation, "tabicl")
         parser.link_arguments("backbone", "model.backbone", apply_on="instantiate")
@@ -287,6 +295,9 @@ class DistillCLI(LightningCLI):
         """Create the Trainer with the project's logger and callbacks; several devices share the images out."""
         settings = self.config[self.subcommand]
         checkpoint = settings.get("ckpt_path")
+        extended: ContextSet | None = self.model.extended
+        if extended is not None:
+            check_classes(extended, self.datamodule.class_names)
         if checkpoint:  # a run that resumes stays in its folder
             run = Path(checkpoint).resolve().parent.parent
         else:
@@ -358,7 +369,9 @@ class DistillCLI(LightningCLI):
             UserError: there are more devices than images, overflow on one would be a step on the others, or the images
                 alone exceed the memory.
         """
-        images, ranks = self.datamodule.num_classes * self.model.ipc, trainer.world_size
+        extended: ContextSet | None = self.model.extended
+        classes = self.datamodule.num_classes - (0 if extended is None else len(extended.class_names))
+        images, ranks = classes * self.model.ipc, trainer.world_size
         if ranks > images:
             raise UserError(f"--trainer.devices: {ranks} devices for {images} images. Use at most one for each image.")
         if ranks > 1 and trainer.precision == "16-mixed":

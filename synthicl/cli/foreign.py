@@ -18,7 +18,7 @@ from synthicl.core.registry import plugins
 
 _PACKAGE = Path(__file__).parents[1]
 _GROUPS = {"trainer", "model", "data", "backbone", "tabicl"}
-_PLAIN = {"seed_everything", "output_dir", "random_draws", "include", "ckpt_path", "weights_only"}
+_PLAIN = {"seed_everything", "output_dir", "random_draws", "include", "ckpt_path", "weights_only", "extend"}
 _FIXED: dict[str, tuple[Any, ...]] = {
     "weights_only": (True,),
     "include": (None,),

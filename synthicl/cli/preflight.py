@@ -16,7 +16,15 @@ from synthicl.core.configuration import config_names
 from synthicl.core.context_header import read_header
 from synthicl.core.errors import UserError
 from synthicl.core.run_folder import CONTEXT_FILE
-from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, RunSettings, context_metadata, of_subject
+from synthicl.core.settings import (
+    ELSEWHERE,
+    FOR_DATASETS,
+    RunSettings,
+    context_metadata,
+    extended_run,
+    of_subject,
+    paths,
+)
 from synthicl.data.datasets import dataset_spec
 from synthicl.tabicl.checkpoint import checkpoint_asset
 
@@ -67,6 +75,7 @@ def named(settings: RunSettings) -> dict[str, Any]:
     return {
         "data.name": settings.data.name,
         "data.root": settings.data.root,
+        "data.more": settings.data.more,
         "backbone.name": settings.backbone.name,
         "backbone.weights": settings.backbone.weights,
         "tabicl.checkpoint": settings.tabicl.checkpoint,
@@ -87,8 +96,14 @@ def check_training(found: Mapping[str, Any]) -> None:
     if not found.get("data.name"):
         known = ", ".join(config_names("data"))
         raise UserError(f"--data.name: name a dataset, as in synthicl fit -c data/digits. Choose one of: {known}.")
+    if found.get("extend"):
+        extended_run(str(found["extend"]))
     missing = out_of_reach(needed(found))
     lines = [asset.missing_line() for asset in missing]
+    if found.get("extend") and any(asset.flag == "--data.root" for asset in missing):
+        lines.append(
+            "With --extend, name old and new images when the old ones have moved: --data.root=OLD --data.more=[NEW]."
+        )
     downloaded = any(asset.flag == "--backbone.weights" and asset.source for asset in missing)
     if downloaded and not found.get("ckpt_path") and backbone_spec(INSTALLED_BACKBONE).weights.find():
         lines.append(
@@ -120,6 +135,11 @@ def needed(found: Mapping[str, Any]) -> list[Asset]:
     assets: list[Asset] = []
     if name := found.get("data.name"):
         assets += dataset_spec(name).assets(Path(found.get("data.root") or "data"))
+        try:
+            more = paths(found.get("data.more") or ())
+        except ValueError as error:
+            raise UserError(f"--data.more={found['data.more']} {error}.") from error
+        assets += [Asset("folder of further images", "--data.more", (folder,)) for folder in more]
     if name := found.get("backbone.name"):
         assets.append(backbone_spec(name).weights_asset(found.get("backbone.weights")))
     assets.append(checkpoint_asset(found.get("tabicl.checkpoint") or "mini", found.get("tabicl.model_path")))

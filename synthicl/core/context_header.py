@@ -37,16 +37,16 @@ def _whole(least: int, most: int) -> tuple[str, Callable[[Any], bool]]:
 
 
 _TEXT = "a text", lambda value: isinstance(value, str) and bool(value)
-_WEIGHTS = "16 hexadecimal digits", lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value))
+_HEXADECIMAL = "16 hexadecimal digits", lambda value: isinstance(value, str) and bool(_HEX.fullmatch(value))
 _SEED = _whole(0, 2**64 - 1)
 METADATA: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("dataset", "dataset_licence", "backbone", "backbone_licence", "objective", "real"), _TEXT),
     **dict.fromkeys(("checkpoint", "tabicl_checkpoint"), _TEXT),
-    **dict.fromkeys(("backbone_weights", "tabicl_weights"), _WEIGHTS),
+    **dict.fromkeys(("backbone_weights", "tabicl_weights", "extends"), _HEXADECIMAL),
     **dict.fromkeys(("seed", "split_seed"), _SEED),
     "random_state": _whole(0, 2**32 - 1),  # what NumPy takes
     "crop_size": _whole(1, 8192),
-    "ipc": _whole(1, 10**9),
+    **dict.fromkeys(("ipc", "frozen"), _whole(1, 10**9)),
     "steps": _whole(0, 2**63 - 1),
     "label_type": ("str or int", lambda value: value in ("str", "int")),
     "versions": (

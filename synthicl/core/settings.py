@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+import yaml
+
 from synthicl.core.configuration import (
     CONFIGS,
     config_names,
@@ -21,6 +23,7 @@ from synthicl.core.configuration import (
 )
 from synthicl.core.context_header import read_header
 from synthicl.core.errors import UserError, check_at_least, check_between
+from synthicl.core.files import ABSENT, FILE, FOLDER, kind_of
 from synthicl.core.run_folder import CONTEXT_FILE
 
 T = TypeVar("T")
@@ -33,6 +36,7 @@ MAX_SEED = 2**32 - 1  # what NumPy's RandomState takes
 _AUGMENTATION = "model.views.augmentation."
 ELSEWHERE = {
     "data.root": "Where the images lie, if not where they lay before.",
+    "data.more": "Where those of further folders lie, likewise: [FOLDER, ...].",
     "backbone.weights": "Where the backbone's weights lie, likewise.",
     "tabicl.model_path": "Where TabICL's checkpoint lies, likewise.",
 }
@@ -47,12 +51,13 @@ FOR_DATASETS = {
 
 @dataclass(frozen=True)
 class DataSettings:
-    """``data.*``: which images, where they lie, how they split."""
+    """``data.*``: which images, where they lie, how they split, and folders of further ones."""
 
     name: str
     root: Path = Path("data")
     num_workers: int = 0
     split_seed: int = 0
+    more: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -138,6 +143,7 @@ class RunSettings:
                 root=read("data.root", path, Path("data")),
                 num_workers=read("data.num_workers", whole, 0),
                 split_seed=read("data.split_seed", whole, 0),
+                more=read("data.more", paths, ()),
             ),
             BackboneSettings(
                 name=read.required("backbone.name", text),
@@ -198,6 +204,17 @@ def texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ValueError("must be a list of texts")
     return tuple(value)
+
+
+def paths(value: Any) -> tuple[Path, ...]:
+    """A list of paths, or a text that is one in YAML."""
+    try:
+        listed = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        listed = None
+    if not isinstance(listed, list | tuple) or not all(isinstance(item, str | Path) and str(item) for item in listed):
+        raise ValueError("must be a list of folders, such as [more/]")
+    return tuple(map(Path, listed))
 
 
 class _Reader:
@@ -269,6 +286,32 @@ def of_subject(what: str, given: Mapping[str, Any]) -> tuple[Path, RunSettings]:
         f"{what}: neither a folder with a context set ({CONTEXT_FILE}, made by a finished run) nor a dataset. "
         f"Name a folder such as outputs/digits/latest, or one of: {known}."
     )
+
+
+def extended_run(run: str) -> Path:
+    """The folder of a finished run that is to be extended, whole and without ``latest``, which moves.
+
+    Raises:
+        UserError: it is none.
+    """
+    folder = Path(run)
+    if kind_of(folder) != FOLDER:
+        raise UserError(
+            f"--extend={run[:100]}: not a folder. Name that of a finished run, such as outputs/digits/latest."
+        )
+    folder = folder.resolve()
+    if (folder / "checkpoints").is_dir() and kind_of(folder / CONTEXT_FILE) == ABSENT:
+        raise UserError(
+            f"--extend={run}: this run has not come to its end ({folder} has no {CONTEXT_FILE}). It resumes with "
+            f"synthicl fit --ckpt_path={folder}/checkpoints/last.ckpt."
+        )
+    try:
+        read_header(folder)
+    except UserError as error:
+        raise UserError(f"--extend: {error}") from error
+    if kind_of(folder / "config.yaml") != FILE:
+        raise UserError(f"--extend={run}: config.yaml is missing, which says what the run was made with.")
+    return folder
 
 
 def context_metadata(folder: Path) -> dict[str, Any]:

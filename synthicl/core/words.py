@@ -39,6 +39,7 @@ WORDS = {
     "backbone_weights": "weights of the backbone",
     "tabicl_checkpoint": "TabICL's checkpoint",
     "split_seed": "seed of the split",
+    "classes_before": "classes of the run that is extended",
     "n_estimators": "members of the ensemble",
 }
 NUMBERED = {"rotated": "{} rotated columns", "pca": "{} principal components"}

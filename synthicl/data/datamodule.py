@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from synthicl.core.text import as_shown, first_collision
 from synthicl.data.datasets import dataset_spec
 from synthicl.data.duplicates import warn_of_identical
 from synthicl.data.images import SPLITS
+from synthicl.data.union import with_more
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -28,6 +29,8 @@ class ImageDataModule(L.LightningDataModule):
         root: where the images lie, or are downloaded to.
         num_workers: processes that read images; 0 reads in the main process.
         split_seed: seed of the splits that the dataset does not fix itself; one for all runs that are compared.
+        more: folders of further images, each as the root of ``folder``. Classes that the dataset lacks come after its
+            own, images of its own classes join them.
 
     Attributes:
         splits: ``train``, ``val`` and ``test``.
@@ -38,15 +41,24 @@ class ImageDataModule(L.LightningDataModule):
         UserError: unknown name, a seed out of range, missing files, or a class that is missing from a split.
     """
 
-    def __init__(self, name: str, root: Path = Path("data"), num_workers: int = 0, split_seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        root: Path = Path("data"),
+        num_workers: int = 0,
+        split_seed: int = 0,
+        more: tuple[Path, ...] = (),
+    ) -> None:
         super().__init__()
-        asked = DataSettings(name, Path(root), num_workers, split_seed)  # which checks the ranges
+        asked = DataSettings(name, Path(root), num_workers, split_seed, tuple(map(Path, more)))  # checks the ranges
         spec = dataset_spec(name)
-        dataset = spec.load(asked.root, split_seed)
+        own = spec.load(asked.root, split_seed)
+        dataset = with_more(own, asked.more, split_seed)
         self.name = name
         self.root = asked.root
         self.split_seed = split_seed
-        self.licence = spec.licence
+        licences = [spec.licence, *([dataset_spec("folder").licence] if asked.more else [])]
+        self.licence = "; ".join(dict.fromkeys(licences))
         self.num_workers = num_workers
         self.splits = dataset.splits
         self.class_names = dataset.class_names
@@ -55,24 +67,24 @@ class ImageDataModule(L.LightningDataModule):
             absent = set(range(self.num_classes)) - set(np.unique(self.splits[split].labels).tolist())
             if absent:
                 names = ", ".join(repr(self.class_names[label]) for label in sorted(absent)[:5])
+                place = root if min(absent) < len(own.class_names) else asked.more[-1]
                 raise UserError(
-                    f"--data.root={root}: no {split} images of class {names}. Every class needs images in train, val "
-                    f"and test: add images, or lay the splits out as {root}/train, {root}/val and {root}/test."
+                    f"--data.root={place}: no {split} images of class {names}. Every class needs images in train, val "
+                    f"and test: add images, or lay the splits out as {place}/train, {place}/val and {place}/test."
                 )
-        self._check_names()
+        self._check_names(asked.more)
         warn_of_identical(self.splits)
         self.batch_of_step: Callable[[int], Any] = int
 
-    def _check_names(self) -> None:
+    def _check_names(self, more: Sequence[Path]) -> None:
         """Refuse class names that look the same; two that differ in case are two classes, and a note says so.
 
         Raises:
             UserError: two names look the same, being one in different Unicode forms.
         """
         if pair := first_collision(self.class_names):
-            raise UserError(
-                f"--data.root={self.root}: two classes look the same, {pair[0]!a} and {pair[1]!a}. Rename one."
-            )
+            root = more[-1] if more else self.root
+            raise UserError(f"--data.root={root}: two classes look the same, {pair[0]!a} and {pair[1]!a}. Rename one.")
         if pair := first_collision(self.class_names, lambda name: as_shown(name).casefold()):
             rank_zero_only(print)(
                 f"Note: classes {pair[0]!r} and {pair[1]!r} differ in case only. Their images/ are one folder on file "

@@ -33,11 +33,13 @@ class LabelledImages:
         labels: class index of each image, in ``range(C)``.
         groups: name of each image's group (a shop, a hospital, a background), by which results are told apart; None
             where the dataset says none. No optimisation and no choice looks at them.
+        parts: what it was put together from, in this order; none for what is of one piece. Each is embedded by itself.
     """
 
     images: Sequence[Path | np.ndarray]
     labels: np.ndarray
     groups: np.ndarray | None = None
+    parts: Sequence[LabelledImages] = ()
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -31,6 +31,7 @@ FLAGS = {
     "data": "data.name",
     "split_seed": "data.split_seed",
     "backbone": "backbone.name",
+    "extends": "extend",
 }  # of what is not called as its flag is
 
 
@@ -42,6 +43,7 @@ def identity(
     optimizer: OptimizerCallable,
     data: ImageDataModule,
     seed: int,
+    extends: str | None,
 ) -> dict[str, Any]:
     """What a checkpoint and the run that resumes it must agree on; plain values."""
     return {
@@ -58,6 +60,7 @@ def identity(
         "backbone": f"{viewer.backbone.name} {viewer.backbone.fingerprint}",
         "data": data.name,
         "split_seed": data.split_seed,
+        "extends": extends,
     }
 
 

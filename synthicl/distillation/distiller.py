@@ -7,12 +7,14 @@ mathematics is in ``synthicl/objectives``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
+from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.distributed import world
 from synthicl.core.errors import UserError, check_at_least, check_positive
@@ -27,6 +29,7 @@ from synthicl.distillation.checkpoint import (
     take_images,
 )
 from synthicl.distillation.checkpoint_files import seal
+from synthicl.distillation.frozen import FrozenImages, check_classes, check_settings, identity_of
 from synthicl.distillation.images import ImageSettings, SyntheticImages
 from synthicl.distillation.real_side import RealSettings, RealSide
 from synthicl.distillation.step import Schedule, backpropagate, learning_rate
@@ -52,6 +55,8 @@ class Distiller(L.LightningModule):
         lr: learning rate. The reference has 0.002.
         lr_schedule: ``constant`` is the reference, ``cosine`` falls to zero at ``--trainer.max_steps``.
         seed: seed of the optimisation. Backbone and splits do not depend on it.
+        extend: folder of a finished run whose images stay as they are: those of the other classes of the dataset are
+            optimised beside them. The command line makes it from ``--extend``.
 
     Attributes:
         images: the synthetic images, from `setup` on.
@@ -79,6 +84,7 @@ class Distiller(L.LightningModule):
         lr: float = 0.002,
         lr_schedule: Schedule = "constant",
         seed: int = 0,
+        extend: Path | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -104,16 +110,32 @@ class Distiller(L.LightningModule):
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.seed = seed
+        self.extended = None if extend is None else ContextSet.load(extend)
+        if self.extended is not None:
+            same = {
+                "backbone": ("backbone.name", backbone.name),
+                "backbone_weights": ("backbone.weights", backbone.fingerprint),
+                "crop_size": ("model.views.crop_size", self.viewer.crop_size),
+                "size": ("model.images.size", images.size),
+                "soft_labels": ("model.images.soft_labels", images.soft_labels),
+                "ipc": ("model.ipc", ipc),
+            }
+            check_settings(self.extended, same)
 
     def setup(self, stage: str) -> None:
         """Create this rank's images.
 
         Raises:
-            UserError: the devices are too many, or one's overflow would be a step on the others.
+            UserError: the devices are too many, or one's overflow would be a step on the others, or the dataset is not
+                one that extends the run.
         """
         if world()[1] > 1 and self.trainer.precision == "16-mixed":
             raise UserError("--trainer.precision=16-mixed: not with several devices. Use bf16-mixed.")
-        self.images = SyntheticImages(self.image_settings, self._data.num_classes, self.ipc, self.seed)
+        frozen, classes = None, self._data.num_classes
+        if self.extended is not None:
+            check_classes(self.extended, self._data.class_names)
+            frozen = FrozenImages(self.extended, classes)
+        self.images = SyntheticImages(self.image_settings, classes, self.ipc, self.seed, frozen)
         self.viewer.autocast = self.trainer.precision_plugin.forward_context
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -124,7 +146,13 @@ class Distiller(L.LightningModule):
     def on_fit_start(self) -> None:
         """Compute the embeddings of the training images, or read them from disk, and prepare the objective."""
         self._diverged = torch.zeros((), dtype=torch.bool, device=self.device)
-        settings, total = self.real_settings, self.images.total
+        settings, total = self.real_settings, len(self.images.all_labels)
+        if self.images.frozen is not None:
+            viewer = self.viewer
+            seen = viewer.backbone, viewer.crop_size, viewer.augmentation, viewer.views
+            self.images.frozen.embed_views(*seen, self.seed)
+            if self.trainer.is_global_zero:
+                print(self.images.frozen.said(self._data.class_names, self._data.splits["train"]), flush=True)
         self.real = RealSide(settings, self.viewer, self._data, total, self.seed, self.device)
         if self.real.online is not None:
             self._data.batch_of_step = self.real.online
@@ -200,7 +228,9 @@ class Distiller(L.LightningModule):
 
     def identity(self, data: ImageDataModule) -> dict[str, Any]:
         """What a checkpoint of this module on a dataset says of itself, see `check_identity`."""
-        return identity(self.image_settings, self.ipc, self.viewer, self.objective, self.optimizer, data, self.seed)
+        extends = None if self.extended is None else identity_of(self.extended)
+        what = self.image_settings, self.ipc, self.viewer, self.objective, self.optimizer
+        return identity(*what, data, self.seed, extends)
 
     def _raise_if_diverged(self) -> None:
         """Stop if a loss was not finite; the last checkpoint is from before."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from synthicl.core.distributed import collect_rows, gather_rows, owned, world
 from synthicl.core.errors import UserError, check_at_least, check_between
 from synthicl.data.transforms import to_uint8
+from synthicl.distillation.frozen import FrozenImages
 from synthicl.distillation.grad_cache import chunks
 from synthicl.distillation.pyramid import SyntheticPyramid, resolutions
 
@@ -61,15 +62,17 @@ def bytes_of_images(settings: ImageSettings, number: int) -> int:
 
 
 class SyntheticImages(nn.Module):
-    """n = C ipc images, one class after the other, of which this rank holds a block.
+    """The n images that are optimised, one class after the other, of which this rank holds a block.
 
-    All parameters are of images: the first dimension of each counts those of this rank.
+    They are ipc of each class, those with frozen images left out. All parameters are of images: the first dimension of
+    each counts those of this rank.
 
     Args:
         settings: how they are stored.
         num_classes: C.
         ipc: images per class.
         seed: seed of the initial values, which do not depend on the rank that holds an image.
+        frozen: images of the first classes that stay as they are, ipc of each; None where all are optimised.
 
     Attributes:
         mine: which of the n images this rank holds.
@@ -78,11 +81,15 @@ class SyntheticImages(nn.Module):
         UserError: there are more ranks than images.
     """
 
-    def __init__(self, settings: ImageSettings, num_classes: int, ipc: int, seed: int) -> None:
+    def __init__(
+        self, settings: ImageSettings, num_classes: int, ipc: int, seed: int, frozen: FrozenImages | None = None
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.num_classes = num_classes
         self.ipc = ipc
+        self.frozen = frozen
+        self._first_class = 0 if frozen is None else frozen.num_classes
         rank, ranks = world()
         if ranks > self.total:
             raise UserError(
@@ -90,7 +97,8 @@ class SyntheticImages(nn.Module):
             )
         self.mine = owned(self.total, rank, ranks)
         grows = settings.parameterisation == "pyramid"
-        self.pyramid = SyntheticPyramid(self.mine, settings.size, seed, settings.init, grows, settings.decorrelate)
+        numbers = [self._first_class * ipc + image for image in self.mine]  # among all, frozen ones included
+        self.pyramid = SyntheticPyramid(numbers, settings.size, seed, settings.init, grows, settings.decorrelate)
         self.soft_label_logits: nn.Parameter | None = None
         if settings.soft_labels:
             # A softmax of these gives an image's own class OWN_CLASS, the others the same share of the rest.
@@ -99,8 +107,8 @@ class SyntheticImages(nn.Module):
 
     @property
     def total(self) -> int:
-        """Number n of images on all ranks."""
-        return self.num_classes * self.ipc
+        """Number n of optimised images on all ranks."""
+        return (self.num_classes - self._first_class) * self.ipc
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +118,12 @@ class SyntheticImages(nn.Module):
 
     @property
     def labels(self) -> Tensor:
-        """Class index of each image of all ranks, (n,)."""
+        """Class index of each optimised image of all ranks, (n,)."""
+        return self.all_labels[self._first_class * self.ipc :]
+
+    @property
+    def all_labels(self) -> Tensor:
+        """Class index of each image, frozen ones included, (C ipc,)."""
         return torch.arange(self.num_classes, device=self.device).repeat_interleave(self.ipc)
 
     def soft_labels(self) -> Tensor | None:
@@ -119,7 +132,7 @@ class SyntheticImages(nn.Module):
 
     @torch.no_grad()
     def gather_soft_labels(self) -> Tensor | None:
-        """Soft labels of all images, (n, C), the same on every rank, if they are learnt; a collective call."""
+        """Soft labels of all optimised images, (n, C), the same on every rank, if they are learnt; collective."""
         mine = self.soft_labels()
         return None if mine is None else gather_rows(mine, self.total)
 
@@ -155,7 +168,11 @@ class SyntheticImages(nn.Module):
             yield to_uint8(self.pyramid.decode(part))
 
     def collect(self, at_once: int) -> Tensor:
-        """All images, (n, 3, S, S), uint8, on the CPU; on other ranks than 0 only theirs; a collective call."""
+        """All images, frozen ones first, (C ipc, 3, S, S), uint8, on the CPU; a collective call.
+
+        On other ranks than 0 it is only theirs.
+        """
         size = self.settings.size
         none = torch.empty(0, 3, size, size, dtype=torch.uint8, device=self.device)
-        return collect_rows(torch.cat([none, *self.in_8_bit(at_once)]), self.total)
+        optimised = collect_rows(torch.cat([none, *self.in_8_bit(at_once)]), self.total)
+        return optimised if self.frozen is None else torch.cat([self.frozen.images.cpu(), optimised])

@@ -48,6 +48,8 @@ def backpropagate(
     def loss_of(z: Tensor) -> Tensor:
         reference = Views(*(part and part._replace(z=part.z.to(z.dtype)) for part in real))
         synthetic = viewer.by_view(z, images.labels, soft_labels)
+        if images.frozen is not None:
+            synthetic = images.frozen.before(synthetic, step)
         return objective.loss(synthetic, reference, images.num_classes, generator())
 
     loss, gradients = backpropagate_in_chunks(

@@ -152,7 +152,7 @@ class Viewer:
         """Tell the rows of a step apart by what they show.
 
         Args:
-            z: embeddings of all n images, (n R, D).
+            z: embeddings of all n optimised images, (n R, D).
             y: class of each image, (n,).
             soft_labels: (n, C), or None.
         """
@@ -168,7 +168,7 @@ class Viewer:
 
     @torch.no_grad()
     def context(self, images: SyntheticImages) -> LabelledEmbeddings:
-        """All synthetic images as rows of a context: clean embeddings of what a PNG holds; a collective call."""
+        """All images, frozen ones first, as context rows: clean embeddings of what a PNG holds; a collective call."""
         parts = [torch.empty(0, self.backbone.embed_dim, device=images.device)]
         with torch.autocast(images.device.type, enabled=False):
             for pixels in images.in_8_bit(self.at_once):
@@ -176,7 +176,8 @@ class Viewer:
                 parts.append(self.backbone(centres.to(self.backbone.mean.dtype)).float())
         soft = images.gather_soft_labels()
         z = gather_rows(torch.cat(parts), images.total)
-        return LabelledEmbeddings(z, images.labels, soft_labels=None if soft is None else soft.float())
+        rows = LabelledEmbeddings(z, images.labels, soft_labels=None if soft is None else soft.float())
+        return rows if images.frozen is None else images.frozen.rows.followed_by(rows)
 
     def fit_into_memory(self, images: SyntheticImages, sharers: int) -> None:
         """Find how many rows can be embedded at once, where that is not a setting.

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,10 @@ def embed_views(
     Raises:
         UserError: an image cannot be read, the cache cannot be written, or an embedding is no number.
     """
+    if images.parts:  # those of a dataset that was embedded before need not be embedded again
+        shared: dict[str, Any] = {"augmentation": augmentation, "image_size": image_size, "views": views, "seed": seed}
+        shared |= {"num_workers": num_workers, "what": what}
+        return torch.cat([embed_views(backbone, part, crop_size, **shared) for part in images.parts], 1)
     parameter = next(backbone.parameters())
     key = {
         "images": images_fingerprint(images),

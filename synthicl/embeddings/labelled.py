@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,14 @@ class LabelledEmbeddings(NamedTuple):
         """The rows at some indices (n,), each of them a view of its own."""
         soft_labels = None if self.soft_labels is None else self.soft_labels[indices]
         return LabelledEmbeddings(self.z[indices], self.y[indices], soft_labels=soft_labels)
+
+    def followed_by(self, other: LabelledEmbeddings) -> LabelledEmbeddings:
+        """These rows and then others, in their precision; all of as many views, and with soft labels or without."""
+        soft_labels = None
+        if self.soft_labels is not None and other.soft_labels is not None:
+            soft_labels = torch.cat([self.soft_labels.to(other.soft_labels), other.soft_labels])
+        rows = torch.cat([self.z.to(other.z), other.z]), torch.cat([self.y, other.y])
+        return LabelledEmbeddings(*rows, other.views, soft_labels)
 
     def cpu(self) -> LabelledEmbeddings:
         """The same in the host's memory."""

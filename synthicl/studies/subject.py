@@ -75,7 +75,7 @@ class Subject:
     def data(self) -> ImageDataModule:
         """The dataset; a context set's own classes."""
         asked = self.settings.data
-        data = ImageDataModule(asked.name, asked.root, asked.num_workers, asked.split_seed)
+        data = ImageDataModule(asked.name, asked.root, asked.num_workers, asked.split_seed, asked.more)
         for found in self.context_sets.values():
             if found.class_names != data.class_names:
                 names = sorted(set(found.class_names) ^ set(data.class_names)) or "their order"
@@ -169,7 +169,8 @@ class Subject:
         split = {"split_seed": self.split_seed} if self.split_seed else {}
         if self.context_sets:
             names = ("dataset", "backbone", "backbone_weights", "objective", "tabicl_checkpoint")
-            return {name: self.about.get(name, "") for name in names} | split
+            extended = {"classes_before": self.about["frozen"] // self.ipc} if "frozen" in self.about else {}
+            return {name: self.about.get(name, "") for name in names} | split | extended
         choice = self.settings.tabicl.checkpoint, self.settings.tabicl.model_path
         return {
             "dataset": self.data.name,

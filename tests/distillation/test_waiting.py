@@ -6,6 +6,7 @@ TabICL's own network looks at values in its layers; what it does is left out, an
 at which columns of a context vary: the others are not there for the network, so their number is the shape of its input.
 """
 
+from pathlib import Path
 from traceback import extract_stack
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones import create_backbone
 from synthicl.data.augmentation import Augmentation
 from synthicl.data.datamodule import ImageDataModule
@@ -33,6 +35,7 @@ from synthicl.objectives import (
     WeightedSum,
 )
 from synthicl.tabicl.differentiable import columns_shown
+from synthicl.tabicl.preprocessing import Preprocessing
 
 aten = torch.ops.aten
 WAITS = {
@@ -122,7 +125,7 @@ class Moves(TorchFunctionMode):
         return result
 
 
-def step(objective: Objective, ipc: int = 1, **settings: Any) -> None:
+def step(objective: Objective, ipc: int = 1, extend: Path | None = None, **settings: Any) -> None:
     """Two steps of a run, the second one traced; settings by group and name."""
     data = ImageDataModule("digits")
     augmentation = Augmentation(flip=0, area=(0.6, 1), noise_std=0.05)
@@ -137,6 +140,7 @@ def step(objective: Objective, ipc: int = 1, **settings: Any) -> None:
         images=ImageSettings(**groups["images"]),
         views=ViewSettings(**groups["views"]),
         real=RealSettings(**groups["real"]),
+        extend=extend,
     )
     tabicl = TabICLEvaluation(preprocessing="rotated16", n_estimators=1)
     in_context = [term for term in objective.modules() if isinstance(term, InContext)]
@@ -151,6 +155,8 @@ def step(objective: Objective, ipc: int = 1, **settings: Any) -> None:
         for term in in_context:
             roots += [term._preprocessing.mean, term._preprocessing.projection]
             roots += term._tabicls[0].model.state_dict().values()
+        if module.images.frozen is not None:
+            roots.append(module.images.frozen._views)
         if isinstance(objective, TrainedHeadGradientMatching):
             roots += [objective._weights, objective._biases]
         with Trace(roots) as trace, Moves(trace):
@@ -194,6 +200,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in eval mode.*", "ignore:.*man
 )
 def test_a_step_does_not_wait_for_the_device(objective, settings):
     step(objective, **settings)
+
+
+def test_a_step_with_frozen_images_does_not_wait_either(tmp_path):
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8)
+    names, preprocessing = [str(digit) for digit in range(9)], Preprocessing("raw", 1)
+    ContextSet(torch.randn(9, 128), torch.arange(9), names, preprocessing, images, {"ipc": 1}).save(tmp_path)
+    both = [LinearGradientMatching(heads=2), LinearGradientMatching(heads=2, view="clean")]
+    step(WeightedSum(both, [1.0, 1.0]), extend=tmp_path, views_number=2)
 
 
 def test_waiting_is_seen():

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import re
+import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -73,7 +74,7 @@ def run(tmp_path_factory, once):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, run):
+def place(tmp_path_factory, run, write_image):
     """Files that command lines name as {place}/..., beside {run}."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "file").write_text("text")
@@ -108,6 +109,16 @@ def place(tmp_path_factory, run):
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_bytes(content)
         checkpoint.parents[1].joinpath("config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    for names in (("more/ten",), ("known/3",), ("few/ten",), ("clash/e\u0301", "clash/\u00e9")):
+        for name in names:
+            for index in range(1 if "few" in name else 4):
+                write_image(folder / name / f"{index}.png", seed=index)
+    (folder / "bare").mkdir()
+    shutil.copy(run / "context.safetensors", folder / "bare")
+    shutil.copytree(run, folder / "damaged")
+    content = bytearray((run / "context.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "damaged" / "context.safetensors").write_bytes(content)
     return folder
 
 
@@ -294,6 +305,47 @@ CHANGED = [
         ("--trainer.callbacks=os.system", r"os\.system"),
     )
 ]
+MORE = "--data.root={place}/more"
+EXTENDED = [
+    (f"--extend={{place}}/gone {MORE}", r"--extend={place}/gone: not a folder"),
+    (f"--extend={{place}}/file {MORE}", r"--extend={place}/file: not a folder"),
+    (f"--extend={'x' * 5000} {MORE}", r"--extend=x+: not a folder"),
+    (f"--extend={{place}}/empty {MORE}", r"--extend: {place}/empty: no context set there"),
+    (f"--extend={{place}}/runs/empty {MORE}", r"--extend={place}/runs/empty: this run has not come to its end"),
+    (f"--extend={{place}}/bare {MORE}", r"--extend={place}/bare: config\.yaml is missing"),
+    (f"--extend={{place}}/damaged {MORE}", r"damaged/context\.safetensors: not a context set, or damaged \(.*checksum"),
+    (f"--exten={{run}} {MORE}", r"--exten: not a setting"),
+    ("--extend={run}", r"--extend={run}: the new images are missing"),
+    ("--extend={run} --data.root={place}/gone", r"--data\.root={place}/gone: not a folder"),
+    ("--extend={run} --data.root={place}/file", r"--data\.root={place}/file: not a folder"),
+    ("--extend={run} --data.root={place}/empty", r"{place}/empty: found 0 class folders .* at least one class is"),
+    ("--extend={run} --data.root={place}/few", r"--data\.root={place}/few: no val images of class 'ten'"),
+    ("--extend={run} --data.root={place}/known", r"--extend: there is no new class, all 10 are in the run"),
+    ("--extend={run} --data.root={place}/clash", r"--data\.root={place}/clash: two classes look the same"),
+    ("--extend={run} --data.more=[]", r"--extend: there is no new class"),
+    ("--extend={run} --data.more={place}/more", r"--data\.more={place}/more must be a list of folders"),
+    (
+        "--extend={run} --data.more=[{place}/gone]",
+        r"further images: not found .*{place}/gone.*Supply it with --data\.more",
+    ),
+    ("--extend={run} --data.more=[", r"--data\.more=\[ must be a list of folders"),
+    *(
+        (f"--extend={{run}} {MORE} {flag}", message)
+        for flag, message in (
+            (
+                "--data.name=folder",
+                r"--data\.name=folder: --extend puts a folder .* beside the dataset of {run}, digits",
+            ),
+            ("-c data/groceries", r"--data\.name=groceries: --extend puts"),
+            ("--backbone.name=mini_conv", r"--backbone\.name=mini_conv: .* made with mini, which new images cannot"),
+            ("--model.ipc=2", r"--model\.ipc=2: .* made with 1, which new images cannot"),
+            ("--model.images.size=40", r"--model\.images\.size=40: .* made with 32"),
+            ("--model.views.crop_size=24", r"--model\.views\.crop_size=24: the backbone refuses it"),
+            ("--trainer.devices=2", r"--trainer\.devices: 2 devices for 1 images"),
+            ("--model.extend={run}", r"model\.extend|unrecognized|not"),
+        )
+    ),
+]
 STUDIES = [
     ("compare", r"too few|required|subject"),
     ("compare {place}/gone", r"{place}/gone: neither a folder with a context set"),
@@ -383,7 +435,7 @@ STUDIES = [
 TABLE = [
     *((f"fit -c data/digits {' '.join(TINY)} --output_dir={{place}}/out {flags}", said) for flags, said in FIT),
     *((f"{command} {flags}", said) for command in ("fit", "validate", "test") for flags, said in RESUMED),
-    *((f"fit {flags}", said) for flags, said in CHANGED),
+    *((f"fit {flags}", said) for flags, said in (*CHANGED, *EXTENDED)),
     *((f"validate {OWN}{flags}", said) for flags, said in FIT[:20] if "{place}/out" not in flags and "-c" not in flags),
     *STUDIES,
 ]

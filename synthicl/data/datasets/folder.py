@@ -24,6 +24,7 @@ from synthicl.data.splits import stratified_split
 
 FRACTIONS = {"val": 0.2, "test": 0.2}  # of a folder that comes without splits
 OTHER_NAMES = {"train": {"training"}, "val": {"valid", "validation"}, "test": {"testing"}}  # of splits
+LEAST = {1: "one class is", 2: "two classes are"}
 VAL_OF_TRAIN = {"val": 0.1}  # of a dataset that comes without a val split
 
 
@@ -61,11 +62,16 @@ def scan(root: Path, class_names: list[str]) -> LabelledImages:
     return LabelledImages(paths, np.array(labels, dtype=np.int64))
 
 
-def load(root: Path, split_seed: int = 0) -> ImageDataset:
+def load(root: Path, split_seed: int = 0, least: int = 2) -> ImageDataset:
     """Find the images of a folder dataset and split them.
 
+    Args:
+        root: of the dataset.
+        split_seed: seed of the splits that are not given.
+        least: number of classes that are needed: 1 where they come to those of another dataset, else 2.
+
     Raises:
-        UserError: no such folder, fewer than two classes, a class without images, a name that cannot be written, a
+        UserError: no such folder, fewer classes than needed, a class without images, a name that cannot be written, a
             metadata file that does not say what it should, or a split in other words.
     """
     if kind_of(root) != FOLDER:
@@ -78,12 +84,12 @@ def load(root: Path, split_seed: int = 0) -> ImageDataset:
     splits = present if "train" in present and len(present) > 1 else []
     if files := metadata_files(root, splits):
         parts, class_names = labelled_by(files, root, splits)
-        if len(class_names) < 2:
+        if len(class_names) < least:
             raise UserError(
-                f"--data.root={root}: found {len(class_names)} labels in {files[0]}. At least two classes are needed."
+                f"--data.root={root}: found {len(class_names)} labels in {files[0]}. At least {LEAST[least]} needed."
             )
     else:
-        parts, class_names = labelled_by_folders(root, splits)
+        parts, class_names = labelled_by_folders(root, splits, least)
     train = parts.pop("train")
     if parts:
         return with_val(parts, train, class_names, split_seed)
@@ -91,18 +97,20 @@ def load(root: Path, split_seed: int = 0) -> ImageDataset:
     return ImageDataset({name: train.take(some) for name, some in indices.items()}, class_names)
 
 
-def labelled_by_folders(root: Path, splits: Sequence[str]) -> tuple[dict[str, LabelledImages], list[str]]:
+def labelled_by_folders(
+    root: Path, splits: Sequence[str], least: int = 2
+) -> tuple[dict[str, LabelledImages], list[str]]:
     """The images of each split, and the names of their classes: of the subfolders of train.
 
     Raises:
-        UserError: fewer than two classes, a class without images, or a name that cannot be written.
+        UserError: fewer classes than needed, a class without images, or a name that cannot be written.
     """
     train_root = root / "train" if splits else root
     class_names = [safe_folder_name(folder.name) for folder in class_folders(train_root)]
-    if len(class_names) < 2:
+    if len(class_names) < least:
         raise UserError(
             f"--data.root={root}: found {len(class_names)} class folders in {train_root}. "
-            "Put the images of each class into a subfolder of its own; at least two classes are needed."
+            f"Put the images of each class into a subfolder of its own; at least {LEAST[least]} needed."
         )
     parts = {name: scan(root / name, class_names) for name in splits} or {"train": scan(root, class_names)}
     for label, name in enumerate(class_names):

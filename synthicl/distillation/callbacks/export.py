@@ -16,6 +16,7 @@ from synthicl.core.files import file_fingerprint
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.checkpoint_files import SCORE, read_checkpoint
 from synthicl.distillation.distiller import Distiller
+from synthicl.distillation.frozen import identity_of
 
 
 class Export(L.Callback):
@@ -61,7 +62,7 @@ class Export(L.Callback):
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        deployment = module.deployment
+        deployment, extended = module.deployment, module.extended
         metadata: dict[str, Any] = {
             "dataset": data.name,
             "dataset_licence": data.licence,
@@ -78,6 +79,7 @@ class Export(L.Callback):
             "checkpoint": checkpoint,
             "tabicl_checkpoint": deployment.checkpoint,
             "tabicl_weights": file_fingerprint(deployment.model_path),
+            **({} if extended is None else {"extends": identity_of(extended), "frozen": len(extended.labels)}),
             "versions": {"synthicl": __version__, **{name: version(name) for name in ("torch", "timm", "tabicl")}},
         }
         ContextSet(

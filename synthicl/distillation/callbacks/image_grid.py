@@ -19,5 +19,5 @@ class ImageGrid(L.Callback):
         if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger) or not trainer.is_global_zero:
             return
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-        grid = image_grid(images, [names[label] for label in pl_module.images.labels.tolist()])
+        grid = image_grid(images, [names[label] for label in pl_module.images.all_labels.tolist()])
         trainer.logger.experiment.add_image("synthetic images", grid, trainer.global_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -108,15 +109,26 @@ class TabICLEvaluation(L.Callback):
     def _deploy(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Choose the preprocessing, and hand the module the deployment; a collective call."""
         assert isinstance(module, Distiller)
-        train, val = self._embed(trainer, module, "train"), self.queries(trainer, module, "val")
-        chosen = None
-        if trainer.is_global_zero:
-            asked = (self.preprocessing, self.candidates, train, val, module.ipc)
-            with isolate_rng():
-                chosen = fit_or_choose(*asked, self.model_path, self.n_estimators, module.device)
+        chosen = self._of_extended(module)
+        if chosen is None:
+            train, val = self._embed(trainer, module, "train"), self.queries(trainer, module, "val")
+            if trainer.is_global_zero:
+                asked = (self.preprocessing, self.candidates, train, val, module.ipc)
+                with isolate_rng():
+                    chosen = fit_or_choose(*asked, self.model_path, self.n_estimators, module.device)
         preprocessing: Preprocessing = trainer.strategy.broadcast(chosen)  # type: ignore[assignment]
         self.preprocessing = preprocessing.name
         module.deployment = Deployment(preprocessing, self.checkpoint, self.model_path)
+
+    def _of_extended(self, module: Distiller) -> Preprocessing | None:
+        """The preprocessing of the run that is extended, unless another one is asked for.
+
+        It is kept with its statistics, as the frozen images were made for it (docs/how-it-works.md has what val said).
+        """
+        if module.extended is None or self.preprocessing not in ("auto", module.extended.preprocessing.name):
+            return None
+        before = module.extended.preprocessing
+        return replace(before, n_estimators=self.n_estimators or before.n_estimators)
 
     @staticmethod
     def _embed(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:

@@ -57,6 +57,25 @@ def accuracy_table(results: Results, split: str) -> Table:
     return Table(title, header, body)
 
 
+def extension_table(results: Results, split: str) -> list[Table]:
+    """TabICL's accuracy on the classes of the run that was extended and on the new ones; none for other runs."""
+    before = results.select(split=split)[0].run.get("classes_before")
+    if not before:
+        return []
+    column = probes(results, split)[0]
+    old = results.labels[split] < before
+    title = f"Accuracy on {split} in % with {probe_title(*column)}, 95 % intervals"
+    header = ["context", "rows", f"{before} classes from before, {old.sum()} queries", f"new, {(~old).sum()} queries"]
+    body = []
+    for key, rows in groups(results, split).items():
+        chosen = [row for row in rows if (row.probe, row.preprocessing) == column]
+        if chosen:
+            correct = results.correct(chosen)
+            cells = [percent_interval(mean_accuracy(correct[:, some])) for some in (old, ~old)]
+            body.append([label(key, rows), str(rows[0].n_context), *cells])
+    return [Table(title, header, body)]
+
+
 def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int | None:
     """The random draw that a (probe, preprocessing) scores highest on val: choosing on val without optimising."""
     draws = results.select(split="val", context="random", probe=column[0], preprocessing=column[1], ipc=ipc)
@@ -233,7 +252,8 @@ def score_tables(results: Results) -> list[Table]:
     """Accuracies, and the differences where a synthetic context was scored with TabICL."""
     split = results.shown()
     synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
-    return [accuracy_table(results, split), *([comparison_table(results, split)] if synthetic else [])]
+    extension = extension_table(results, split)
+    return [accuracy_table(results, split), *extension, *([comparison_table(results, split)] if synthetic else [])]
 
 
 def tables(results: Results) -> list[Table]:
