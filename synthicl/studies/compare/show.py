@@ -67,7 +67,7 @@ def extension_table(results: Results, split: str) -> list[Table]:
     title = f"Accuracy on {split} in % with {probe_title(*column)}, 95 % intervals"
     header = ["context", "rows", f"{before} classes from before, {old.sum()} queries", f"new, {(~old).sum()} queries"]
     body = []
-    for key, rows in groups(results, split).items():
+    for key, rows in lines(results, split).items():
         chosen = [row for row in rows if (row.probe, row.preprocessing) == column]
         if chosen:
             correct = results.correct(chosen)
