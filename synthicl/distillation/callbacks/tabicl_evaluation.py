@@ -108,7 +108,7 @@ class TabICLEvaluation(L.Callback):
     def _deploy(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Choose the preprocessing, and hand the module the deployment; a collective call."""
         assert isinstance(module, Distiller)
-        train, val = self._embed(trainer, module, "train"), self.queries(trainer, module, "val")
+        train, val = self.embedded(trainer, module, "train"), self.queries(trainer, module, "val")
         chosen = None
         if trainer.is_global_zero:
             asked = (self.preprocessing, self.candidates, train, val, module.ipc)
@@ -119,7 +119,7 @@ class TabICLEvaluation(L.Callback):
         module.deployment = Deployment(preprocessing, self.checkpoint, self.model_path)
 
     @staticmethod
-    def _embed(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
+    def embedded(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
         """Clean embeddings of a split; a collective call."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         crop_size, what = module.viewer.crop_size, f"{split} images"
@@ -128,7 +128,7 @@ class TabICLEvaluation(L.Callback):
     def queries(self, trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
         """What is asked of a split at each evaluation; of val at most ``max_queries``. A collective call at first."""
         if split not in self._queries:
-            queries = self._embed(trainer, module, split)
+            queries = self.embedded(trainer, module, split)
             if split == "val" and self.max_queries is not None and self.max_queries < len(queries.y):
                 order = torch.randperm(len(queries.y), generator=torch.Generator().manual_seed(0))
                 queries = queries.at(order[: self.max_queries])
