@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from synthicl.core.statistics import auroc, wilson
 from synthicl.core.words import words
@@ -144,6 +145,9 @@ def histogram(results: Results) -> Figure:
         text = f"{percent(ACCEPTED)} % of val lie to the left"
         axes.axvline(most, color="black", lw=1.2, ls="--", label=text)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("novelty: part of the embedding outside of the training images' directions (log)")
     axes.set_ylabel("share of the images, % in each bar")
     axes.legend(fontsize=8, frameon=False)
