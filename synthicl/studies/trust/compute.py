@@ -20,6 +20,7 @@ from torch import Tensor
 from synthicl.core.errors import UserError, check_between
 from synthicl.core.randomness import keyed_generator
 from synthicl.data.datamodule import ImageDataModule
+from synthicl.data.datasets import DATASETS
 from synthicl.embeddings.embedder import embed_squares
 from synthicl.embeddings.labelled import fingerprint
 from synthicl.probes.calibrated import Calibration, calibrate
@@ -123,7 +124,11 @@ def images_unlike(subject: Subject, others: Sequence[str], noise: int) -> dict[s
     for other in others:
         name, _, root = other.partition("=")
         asked = subject.settings.data
-        data = ImageDataModule(name, Path(root or asked.root), asked.num_workers, asked.split_seed)
+        DATASETS.get(name, "--others")
+        try:
+            data = ImageDataModule(name, Path(root or asked.root), asked.num_workers, asked.split_seed)
+        except UserError as error:
+            raise UserError(str(error).replace("--data.root=", f"--others={name}=")) from error
         if name in found:
             raise UserError(f"--others={other}: {name} is named twice. Name each dataset once.")
         if (name, data.root) == (asked.name, asked.root) or (name == asked.name and not root):
