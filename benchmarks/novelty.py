@@ -48,7 +48,7 @@ def residual(directions: int, scale: Callable[[Tensor], Tensor]) -> Callable[[La
 
         def score(z: Tensor) -> np.ndarray:
             centred = scale(z) - mean
-            return (centred - centred @ kept @ kept.T).norm(dim=1).numpy()
+            return np.asarray((centred - centred @ kept @ kept.T).norm(dim=1))
 
         return score, mean.numel() + kept.numel()
 

@@ -14,7 +14,7 @@ everything otherwise. It looks at no labels, and is a number between 0 and 2.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from torch import Tensor
 DIRECTIONS = 64
 
 
-class Novelty(NamedTuple):
+@dataclass(frozen=True)
+class Novelty:
     """The score, with what it keeps of the training images.
 
     Attributes:
