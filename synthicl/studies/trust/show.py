@@ -109,8 +109,8 @@ def finding(results: Results) -> str:
         return ""
     row = rows_of(results)[0]
     text = (
-        f"TabICL with {row.n_context} rows ({label(row)}): sets that are to hold the true class of {percent(ACCEPTED)} % hold it on "
-        f"{share(row, f'coverage_{ACCEPTED}')} % of test, with {row.measures[f'size_{ACCEPTED}']:.2f} classes on "
+        f"TabICL with {row.n_context} rows ({label(row)}): sets that are to hold the true class of "
+        f"{percent(ACCEPTED)} % hold it on {share(row, f'coverage_{ACCEPTED}')} % of test, with {row.measures[f'size_{ACCEPTED}']:.2f} classes on "
         f"average; the temperature takes the calibration error from {percent(row.measures['ece'])} to "
         f"{percent(row.measures['tempered_ece'])} %"
     )
