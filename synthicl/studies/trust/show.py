@@ -108,11 +108,11 @@ def finding(results: Results) -> str:
     if not results.rows:
         return ""
     row = rows_of(results)[0]
+    coverage, size = share(row, f"coverage_{ACCEPTED}"), row.measures[f"size_{ACCEPTED}"]
     text = (
         f"TabICL with {row.n_context} rows ({label(row)}): sets that are to hold the true class of "
-        f"{percent(ACCEPTED)} % hold it on {share(row, f'coverage_{ACCEPTED}')} % of test, with {row.measures[f'size_{ACCEPTED}']:.2f} classes on "
-        f"average; the temperature takes the calibration error from {percent(row.measures['ece'])} to "
-        f"{percent(row.measures['tempered_ece'])} %"
+        f"{percent(ACCEPTED)} % hold it on {coverage} % of test, with {size:.2f} classes on average; the temperature "
+        f"takes the calibration error from {percent(row.measures['ece'])} to {percent(row.measures['tempered_ece'])} %"
     )
     most = row.measures.get("most_novel", np.inf)
     rejected = {name: percent((found > most).mean()) for name, found in scores(results, row, "novelty").items()}
