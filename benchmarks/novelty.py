@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pytorch_ood.detector import KNN, Mahalanobis
 from torch import Tensor
 
+from synthicl.core.auroc import auroc
 from synthicl.core.settings import of_subject
-from synthicl.core.statistics import auroc
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.data.transforms import centre_square
 from synthicl.embeddings.embedder import embed_squares
@@ -131,7 +131,7 @@ def main() -> None:
         header.append(f"{inside} ({len(val)}) and {outside.rpartition('/')[2]} ({len(unlike)})")
         for name, fit in CANDIDATES.items():
             score, numbers = fit(train)
-            cells[name].append(f"{auroc(score(val), score(unlike)).estimate:.3f}")
+            cells[name].append(f"{auroc(score(unlike), score(val)).estimate:.3f}")
             kept[name].append(f"{numbers:,}")
     body = [
         [name, " / ".join(dict.fromkeys(kept[name])), *found, f"{np.mean([float(cell) for cell in found]):.3f}"]

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binomtest, mannwhitneyu, norm
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 RESAMPLES = 10_000
@@ -49,28 +49,6 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927), which holds its rate near 1 as well."""
     found = binomtest(correct, n).proportion_ci(confidence, "wilson")
     return Interval(correct / n, float(found.low), float(found.high))
-
-
-def auroc(inside: np.ndarray, outside: np.ndarray) -> Interval:
-    """The probability that a score of ``outside`` (n,) is larger than one of ``inside`` (m,), ties counted half.
-
-    The area under the ROC curve, with the score interval of R. G. Newcombe, "Confidence intervals for an effect size
-    measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25, 2006 (method 5), which does not
-    shrink to a point where the area is 1.
-    """
-    m, n = len(inside), len(outside)
-    area = float(mannwhitneyu(outside, inside, method="asymptotic").statistic / (m * n))
-    z, mean_size = float(norm.ppf(0.975)), (m + n) / 2 - 1
-
-    def beyond(limit: float) -> float:
-        spread = 1 + mean_size * (1 - limit) / (2 - limit) + mean_size * limit / (1 + limit)
-        return abs(area - limit) - z * float(np.sqrt(limit * (1 - limit) * spread / (m * n)))
-
-    # At 0 and 1 there is no spread: an area of 1 lies beyond no limit above 1 - tiny.
-    tiny = 1e-12
-    low = float(brentq(beyond, 0, area - tiny)) if area > tiny else 0.0
-    high = float(brentq(beyond, area + tiny, 1)) if area < 1 - tiny else 1.0
-    return Interval(area, low, high)
 
 
 class Spread(NamedTuple):

@@ -3,11 +3,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, false_discovery_control, norm, ttest_1samp
-from sklearn.metrics import roc_auc_score
 
 from synthicl.core import statistics as intervals
 from synthicl.core.statistics import (
-    auroc,
     bootstrap_means,
     holm,
     mean_accuracy,
@@ -168,28 +166,6 @@ def test_small_p_values_are_as_rare_as_they_say(draws, spread):
         found.append(paired_difference(*pair).p_value)
     for level in (0.05, 0.01, 0.005):
         assert (np.array(found) < level).mean() <= 1.3 * level + 3 * np.sqrt(level / runs)
-
-
-def test_the_area_under_the_curve_is_that_of_scikit_learn():
-    random = np.random.default_rng(0)
-    inside, outside = random.integers(0, 9, 40), random.integers(2, 12, 30)  # with ties
-    expected = roc_auc_score([0] * 40 + [1] * 30, np.concatenate([inside, outside]))
-    area, low, high = auroc(inside, outside)
-    assert area == pytest.approx(expected) and low < area < high
-    assert auroc(outside, inside) == pytest.approx((1 - area, 1 - high, 1 - low))
-
-
-def test_an_area_of_1_is_not_certain():
-    area, low, high = auroc(np.arange(50), np.arange(50, 80))
-    assert (area, high) == (1, 1) and 0.9 < low < 0.98
-    assert auroc(np.arange(50, 80), np.arange(50))[:2] == (0, 0)
-
-
-@pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
-def test_the_interval_of_an_area_holds_it(shift):
-    random, truth = np.random.default_rng(0), norm.cdf(shift / np.sqrt(2))
-    found = [auroc(random.normal(0, 1, 60), random.normal(shift, 1, 40)) for _ in range(250)]
-    assert 0.91 <= np.mean([low <= truth <= high for _, low, high in found]) <= 0.985
 
 
 def test_holm_by_hand():

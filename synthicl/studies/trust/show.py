@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from synthicl.core.statistics import auroc, wilson
+from synthicl.core.auroc import auroc_score_interval
+from synthicl.core.statistics import wilson
 from synthicl.core.words import words
 from synthicl.probes.calibration import BINS
 from synthicl.probes.conformal import highest_level
@@ -89,11 +90,11 @@ def novelty_table(results: Results) -> Table:
         rejected = percent_interval(wilson(int((found > most).sum()), len(found)))
         areas = [""] * (1 + len(rows))
         if name != "test":
-            pairs = [(novelty["test"], found)]
+            pairs = [(found, novelty["test"])]
             for row in rows:
                 confidence = scores(results, row, "confidence")
-                pairs.append((-confidence["test"], -confidence[name]))
-            areas = ["{:.3f} [{:.3f}, {:.3f}]".format(*auroc(*pair)) for pair in pairs]
+                pairs.append((-confidence[name], -confidence["test"]))
+            areas = ["{:.3f} [{:.3f}, {:.3f}]".format(*auroc_score_interval(*pair)) for pair in pairs]
         body.append([name, str(len(found)), rejected, *areas])
     title = (
         f"Images unlike the training set: rejected, with {percent(ACCEPTED)} % of val accepted, and the area under the "
@@ -152,7 +153,9 @@ def histogram(results: Results) -> Figure:
     axes.set_ylabel("share of the images, % in each bar")
     axes.legend(fontsize=8, frameon=False)
     areas = ", ".join(
-        f"{name} {auroc(found['test'], values).estimate:.3f}" for name, values in found.items() if name != "test"
+        f"{name} {auroc_score_interval(values, found['test']).estimate:.3f}"
+        for name, values in found.items()
+        if name != "test"
     )
     figure.set_label(f"Histograms of novelty for test and other images. AUROC against test: {areas}.")
     return figure
