@@ -25,7 +25,7 @@ from synthicl.probes.score import chance_of_truth
 
 BINS = 15
 MAX_TEMPERATURE = 20.0  # at which ten classes are nearly even, whatever they were
-FLOOR = 1e-12  # of a probability whose logarithm is taken, as in the cross-entropy
+FLOOR = float(np.finfo(np.float32).tiny)  # of a probability whose logarithm is taken
 
 
 def brier(probabilities: np.ndarray, truth: np.ndarray, classes: np.ndarray) -> float:
