@@ -37,7 +37,7 @@ classify images of {dataset}.
 ## What it carries
 
 `context.safetensors` holds the images ({shape}, 8 bit), their labels and embeddings ({d} numbers each), and class
-names in its metadata.{soft} {statistics}
+names in its metadata.{soft} {statistics}{calibration}
 
 {privacy}
 
@@ -138,6 +138,14 @@ def card(context: ContextSet, scores: str, privacy: str = "") -> str:
         if numbers
         else "Its preprocessing carries no statistics of the training data."
     )
+    calibration, kept = "", context.calibration
+    if kept:
+        calibration = (
+            f" It keeps {2 * kept.images + 1:,} numbers about {kept.images:,} val images: the temperature of TabICL's "
+            f"probabilities, {kept.temperature:.2f}, and of each image how little its class was expected and how "
+            f"unlike the training images it is. {kept.novelty.numbers:,} numbers fitted on the training embeddings "
+            "say what they are like (mean and principal directions)."
+        )
     return _TEMPLATE.format(
         front_matter=front_matter(context),
         privacy=plain_markdown(privacy) if privacy else _UNMEASURED,
@@ -149,6 +157,7 @@ def card(context: ContextSet, scores: str, privacy: str = "") -> str:
         soft="" if context.soft_labels is None else _SOFT,
         d=context.embeddings.shape[1],
         statistics=statistics,
+        calibration=calibration,
         dataset=plain_markdown(about["dataset"]),
         dataset_licence=plain_markdown(about["dataset_licence"]),
         backbone_licence=plain_markdown(about["backbone_licence"]),

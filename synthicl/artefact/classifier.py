@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from synthicl.artefact.context_set import ContextSet
 from synthicl.core.errors import UserError
 from synthicl.embeddings.embedder import ImageEmbedder, Images
+from synthicl.probes.calibration import tempered
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import checkpoint_name, find_checkpoint
 from synthicl.tabicl.deployment import Deployment
@@ -78,6 +79,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         context_: the rows with their preprocessing, as a context set without images.
         seed_: the seed that was used.
         column_order_: (C,), where the probe's column of each of ``classes_`` is.
+        temperature_: of the probabilities, which val gave a context set; 1, which changes nothing, without one.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = present[self.column_order_]
         self.n_features_in_ = context.embeddings.shape[1]
         self.context_ = replace(context, images=None)
+        self.temperature_ = context.calibration.temperature if context.calibration else 1.0
         self._backbone_weights = backbone_weights
         self._embedder: ImageEmbedder | None = None
         return self
@@ -151,7 +154,8 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Class probabilities (q, C) of embeddings X (q, D); columns follow ``classes_``."""
         check_is_fitted(self)
         queries = validate_data(self, X, reset=False, dtype=np.float32)
-        return self.probe_.predict_proba(torch.from_numpy(np.array(queries, order="C")))[:, self.column_order_]
+        found = self.probe_.predict_proba(torch.from_numpy(np.array(queries, order="C")))
+        return tempered(found, self.temperature_)[:, self.column_order_]
 
     def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Labels (q,) of embeddings X (q, D)."""

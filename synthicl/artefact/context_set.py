@@ -12,10 +12,12 @@ it is written and when it is read, and so is its checksum when it is read.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
@@ -39,6 +41,8 @@ from synthicl.core.files import disk_error, write_whole
 from synthicl.core.hub import local_folder
 from synthicl.core.run_folder import CONTEXT_FILE
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.calibrated import Calibration
+from synthicl.probes.novelty import Novelty
 from synthicl.tabicl.preprocessing import Preprocessing, check_members
 
 BEST = "best_on_val"  # folder, beside the last state of the schedule, of the state that val chose
@@ -56,6 +60,7 @@ class ContextSet:
         images: (n, 3, S, S), uint8, or None for a set of bare vectors.
         soft_labels: (n, C), learnt with the images, or None.
         metadata: what identifies the set: dataset, backbone, objective, seed, versions, ... JSON values only.
+        calibration: what val says about how far its predictions can be trusted, or None.
     """
 
     embeddings: Tensor
@@ -65,6 +70,7 @@ class ContextSet:
     images: Tensor | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     soft_labels: Tensor | None = None
+    calibration: Calibration | None = None
 
     @property
     def rows(self) -> LabelledEmbeddings:
@@ -86,6 +92,7 @@ class ContextSet:
             "soft_labels": self.soft_labels,
             "preprocessing.mean": self.preprocessing.mean,
             "preprocessing.projection": self.preprocessing.projection,
+            **_calibration_tensors(self.calibration),
         }
         tensors = {name: tensor.cpu().contiguous() for name, tensor in every.items() if tensor is not None}
         name, members = self.preprocessing.name, self.preprocessing.n_estimators
@@ -167,7 +174,33 @@ class ContextSet:
             images=tensors.get("images"),
             metadata=header.metadata,
             soft_labels=tensors.get("soft_labels"),
+            calibration=_calibration(tensors),
         )
+
+
+def _calibration_tensors(calibration: Calibration | None) -> dict[str, Tensor]:
+    """A calibration as tensors by name; none where there is none."""
+    if calibration is None:
+        return {}
+    return {
+        "calibration.temperature": torch.tensor([calibration.temperature]),
+        "calibration.nonconformity": calibration.nonconformity,
+        "calibration.novelties": calibration.novelties,
+        "novelty.mean": calibration.novelty.mean,
+        "novelty.directions": calibration.novelty.directions,
+    }
+
+
+def _calibration(tensors: Mapping[str, Tensor]) -> Calibration | None:
+    """What `_calibration_tensors` took apart."""
+    if "calibration.temperature" not in tensors:
+        return None
+    return Calibration(
+        float(tensors["calibration.temperature"]),
+        tensors["calibration.nonconformity"],
+        Novelty(tensors["novelty.mean"], tensors["novelty.directions"]),
+        tensors["calibration.novelties"],
+    )
 
 
 def _save_png(image: Tensor, path: Path) -> None:

@@ -14,11 +14,11 @@ class DeployedClassifier(nn.Module):
 
     Args:
         classifier: fitted on the CPU, from a context set that names its backbone.
-        temperature: probabilities p become p^(1 / temperature), normalised.
 
     Attributes:
         crop_size: side s in pixels of the squares.
         class_names: of the columns.
+        temperature: of the probabilities, the classifier's own.
 
     Raises:
         UserError: no backbone, other weights than the context set's, or a context that cannot be kept, see
@@ -27,15 +27,15 @@ class DeployedClassifier(nn.Module):
 
     order: Tensor
 
-    def __init__(self, classifier: InContextClassifier, temperature: float = 1.0) -> None:
+    def __init__(self, classifier: InContextClassifier) -> None:
         super().__init__()
         embedder = classifier.image_embedder()
         self.crop_size = embedder.crop_size
         self.class_names = [str(name) for name in classifier.classes_]
-        self.temperature = temperature
+        self.temperature = classifier.temperature_
         self.backbone = embedder.backbone
         self.preprocessing = classifier.context_.preprocessing
-        self.tabicl = CachedTabICL(classifier.probe_.fitted, temperature)
+        self.tabicl = CachedTabICL(classifier.probe_.fitted, self.temperature)
         self.register_buffer("order", torch.from_numpy(classifier.column_order_))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Images as squares of pixels go in, probabilities come out: backbone, preprocessi
 | ``tabicl_checkpoint`` | its name |
 | ``backbone_weights``, ``tabicl_weights`` | SHA-256 of both files, 16 hex digits |
 | ``preprocessing``, ``members`` | TabICL's: its name, and the size of the ensemble |
-| ``temperature`` | see `DeployedClassifier` |
+| ``temperature`` | of the probabilities, which are at it already |
 | ``context_set`` | SHA-256 of ``context.safetensors``, 16 hex digits |
 | ``dataset``, ``dataset_licence`` | what the context stands for, where the context set says so |
 | ``versions`` | JSON: of synthicl and of what made the file |

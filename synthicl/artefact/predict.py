@@ -19,6 +19,7 @@ from torch import Tensor
 
 from synthicl.artefact.classifier import InContextClassifier, embedder_of, open_context_set
 from synthicl.artefact.context_set import BEST, ContextSet
+from synthicl.artefact.doubt import Doubt
 from synthicl.core.errors import UserError
 from synthicl.core.files import ABSENT, FILE, FOLDER, kind_of, same_file, write_whole
 from synthicl.core.hub import local_folder
@@ -42,14 +43,20 @@ def predict(
     model_path: str | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    coverage: float | None = None,
+    reject: float | None = None,
 ) -> Path:
     """Classify images and write one CSV row for each, in the order in which they are found.
 
     The columns are ``path`` (below ``images``, or as the list has it), ``prediction``, ``error`` (empty, or why the
     image could not be read; then the prediction and the probabilities are empty), and the probability of each class
-    under its name. Where a spreadsheet would take a cell for a formula, as it begins with ``=``, ``+``, ``-`` or ``@``,
-    a path gets ``./`` in front, which names the same file, and a class an apostrophe. Every image is treated as a real
-    one, resized and cropped, synthetic images of the run included.
+    under its name, at the temperature that val gave the context set, if it has one. With ``coverage`` a column ``set``
+    comes before the probabilities, with names of classes as in ``{3/8}``, the most probable first; a class name has no
+    slash. With ``reject`` there are ``novel``, yes or no, and ``novelty``, the score.
+
+    Where a spreadsheet would take a cell for a formula, as it begins with ``=``, ``+``, ``-`` or ``@``, a path gets
+    ``./`` in front, which names the same file, and a class an apostrophe. Every image is treated as a real one, resized
+    and cropped, synthetic images of the run included.
 
     Args:
         context: folder of a finished run, or of a context set; or the id of one on the Hugging Face Hub, a text.
@@ -60,17 +67,22 @@ def predict(
         model_path: a TabICL checkpoint file; None for the one the run was made with.
         batch_size: images that are held, embedded and classified at once.
         device: where backbone and TabICL run.
+        coverage: probability with which a set holds the true class of an image like those of val, between 0 and 1; see
+            `synthicl.probes.conformal`.
+        reject: share of the images like those of val that is not marked as novel, between 0 and 1; see
+            `synthicl.probes.novelty`.
 
     Returns:
         Path of the CSV.
 
     Raises:
-        UserError: no images, none that can be read, no context set, other weights than the run's, a missing file, or an
-            output that is one of the files that are read.
+        UserError: no images, none that can be read, no context set, other weights than the run's, a missing file, an
+            output that is one of the files that are read, or a coverage or rejection of a set without a calibration.
     """
     output = OUTPUT if output is None else output
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size}: must be at least 1.")
+    doubt = Doubt(coverage, reject)
     if (kind := kind_of(output)) == FOLDER:
         raise UserError(f"--output={output}: is a folder. Name a file, for example {output / OUTPUT}.")
     if kind not in (FILE, ABSENT):
@@ -79,6 +91,7 @@ def predict(
     context = local_folder(context)
     own_model, own_weights = files_of_the_run(context)
     classifier = open_context_set(ContextSet.load(context), model_path or own_model, device)
+    doubt.check(classifier.context_.calibration, context)
     embedder = embedder_of(classifier.context_, backbone_weights or own_weights, device)
     read = [path for _, path in found]
     read += [images, context / CONTEXT_FILE, context / "config.yaml", context.parent / "config.yaml"]
@@ -94,17 +107,19 @@ def predict(
         opened = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         with opened as file, ThreadPoolExecutor(READERS) as readers:
             table = csv.writer(file)
-            table.writerow(["path", "prediction", "error", *map(plain_cell, classifier.classes_)])
+            table.writerow(["path", "prediction", "error", *doubt.columns, *map(plain_cell, classifier.classes_)])
             for batch in track(batches, f"Classifying {len(found)} images", transient=True):
                 ready = list(readers.map(lambda index: _read(squares, index), batch))
                 unreadable.extend(reason for reason in ready if isinstance(reason, str))
-                rows = zip(batch, _rows(classifier, embedder, ready), strict=True)
+                rows = zip(batch, _rows(classifier, embedder, ready, doubt), strict=True)
                 table.writerows([_path_cell(found[index][0]), *row] for index, row in rows)
         if len(unreadable) == len(found):
             raise UserError(f"{images}: no image could be read, of {len(found)}. The first: {unreadable[0]}")
 
     write_whole(output, write)
     print(f"{len(found) - len(unreadable)} of {len(found)} images classified: {printable(output)}", flush=True)
+    if classifier.context_.calibration:
+        doubt.explain(classifier.context_.calibration)
     if unreadable:
         reasons = map(printable, unreadable[:SHOWN])
         print(f"{len(unreadable)} could not be read (column error), for example", *reasons, sep="\n  ", flush=True)
@@ -174,17 +189,21 @@ def _path_cell(path: str) -> str:
     return path if plain_cell(path) == path else f"./{path}"
 
 
-def _rows(classifier: InContextClassifier, embedder: ImageEmbedder, read: list[Tensor | str]) -> Iterator[list[Any]]:
-    """Prediction, error and probabilities of each image of a batch, as cells."""
+def _rows(
+    classifier: InContextClassifier, embedder: ImageEmbedder, read: list[Tensor | str], doubt: Doubt
+) -> Iterator[list[Any]]:
+    """Prediction, error, what was asked of doubt, and probabilities of each image of a batch, as cells."""
     squares = [square for square in read if isinstance(square, Tensor)]
     probabilities = np.empty((0, len(classifier.classes_)), dtype=np.float32)
+    doubts: list[list[Any]] = []
     if squares:
         z = embed_squares(embedder.backbone, torch.stack(squares))
         probabilities = classifier.predict_proba(z.numpy())
-    rows = iter(probabilities)
+        doubts = doubt.cells(classifier, z, probabilities)
+    rows = iter(zip(probabilities, doubts, strict=True))
     for square in read:
         if isinstance(square, str):
-            yield ["", plain_cell(square), *("" for _ in classifier.classes_)]
+            yield ["", plain_cell(square), *("" for _ in [*doubt.columns, *classifier.classes_])]
         else:
-            row = next(rows)
-            yield [plain_cell(classifier.classes_[row.argmax()]), "", *row]
+            row, doubted = next(rows)
+            yield [plain_cell(classifier.classes_[row.argmax()]), "", *doubted, *row]

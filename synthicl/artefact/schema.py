@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from synthicl.core.context_header import MisfitError
+from synthicl.probes.calibration import MAX_TEMPERATURE
 from synthicl.tabicl.preprocessing import columns_of
 
 
@@ -33,7 +34,13 @@ TENSORS: Mapping[str, Field] = {
     "soft_labels": Field(torch.float32, ("n", "C")),
     "preprocessing.mean": Field(torch.float32, ("D",)),
     "preprocessing.projection": Field(torch.float32, ("D", "k")),
+    "calibration.temperature": Field(torch.float32, ("1",)),
+    "calibration.nonconformity": Field(torch.float32, ("v",)),
+    "calibration.novelties": Field(torch.float32, ("v",)),
+    "novelty.mean": Field(torch.float32, ("D",)),
+    "novelty.directions": Field(torch.float32, ("D", "m")),
 }
+CALIBRATION = {name for name in TENSORS if name.startswith(("calibration.", "novelty."))}  # all of them or none
 STATISTICS = {name for name in TENSORS if name.startswith("preprocessing.")}
 SUM_ERROR = 1e-2  # of soft labels, which may come from half precision
 
@@ -58,7 +65,10 @@ def check_tensors(class_names: Sequence[str], preprocessing: str, tensors: Mappi
         raise MisfitError(f"{absent[0]} is missing{why}")
     if strange := sorted(set(tensors) - (set(TENSORS) - without)):
         raise MisfitError(f"{strange[0][:60]} has no place in it")
-    sizes = {"3": 3, "C": len(class_names)} | ({"k": columns} if columns else {})
+    calibration = CALIBRATION & set(tensors)
+    if calibration and (absent := sorted(CALIBRATION - calibration)):
+        raise MisfitError(f"{absent[0]} is missing, which belongs to {min(calibration)}")
+    sizes = {"1": 1, "3": 3, "C": len(class_names)} | ({"k": columns} if columns else {})
     for name, field in TENSORS.items():
         if name in tensors:
             _check_field(name, tensors[name], field, sizes)
@@ -68,6 +78,18 @@ def check_tensors(class_names: Sequence[str], preprocessing: str, tensors: Mappi
     soft = tensors.get("soft_labels")
     if soft is not None and (soft.min() < 0 or (soft.sum(1) - 1).abs().max() > SUM_ERROR):
         raise MisfitError("soft_labels are not shares that sum to 1 in each row")
+    if calibration:
+        _check_calibration(tensors)
+
+
+def _check_calibration(tensors: Mapping[str, Tensor]) -> None:
+    """Check the ranges of what val said."""
+    for name, most in (("temperature", MAX_TEMPERATURE), ("nonconformity", 1.0), ("novelties", 2.0)):
+        numbers = tensors[f"calibration.{name}"]
+        if numbers.min() < 0 or numbers.max() > most:
+            raise MisfitError(f"calibration.{name} goes from {numbers.min():.3g} to {numbers.max():.3g}")
+    if tensors["calibration.temperature"] < 1 / MAX_TEMPERATURE:
+        raise MisfitError(f"calibration.temperature is {float(tensors['calibration.temperature']):.3g}")
 
 
 def _check_field(name: str, tensor: Tensor, field: Field, sizes: dict[str, int]) -> None:
@@ -76,7 +98,7 @@ def _check_field(name: str, tensor: Tensor, field: Field, sizes: dict[str, int])
         raise MisfitError(f"{name} is of type {tensor.dtype}, not {field.dtype}")
     fits = tensor.ndim == len(field.shape) and 0 not in tensor.shape
     if not fits or any(sizes.setdefault(at, size) != size for at, size in zip(field.shape, tensor.shape, strict=True)):
-        expected = ", ".join(f"{at}={sizes[at]}" if at in sizes and at != "3" else at for at in field.shape)
+        expected = ", ".join(f"{at}={sizes[at]}" if at in sizes and not at.isdigit() else at for at in field.shape)
         raise MisfitError(f"{name} has shape {tuple(tensor.shape)}, not ({expected})")
     if tensor.is_floating_point() and not tensor.isfinite().all():
         raise MisfitError(f"{name} holds NaN or infinite numbers")

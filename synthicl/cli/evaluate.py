@@ -68,6 +68,12 @@ def _predict_parser() -> ArgumentParser:
     for flag in ("backbone.weights", "tabicl.model_path"):
         command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     command.add_argument("--batch_size", type=int, default=64, help="Images that are held at once.")
+    command.add_argument(
+        "--coverage", type=float, help="Adds a set of classes that holds the true one this often, for example 0.95."
+    )
+    command.add_argument(
+        "--reject", type=float, help="Marks what is less like the training images than this share of val, such as 0.95."
+    )
     return command
 
 
@@ -117,6 +123,8 @@ def run(args: list[str]) -> None:
             settings["tabicl.model_path"],
             settings["batch_size"],
             best_device(),
+            settings["coverage"],
+            settings["reject"],
         )
         return
     if name == "export":

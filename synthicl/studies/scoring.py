@@ -102,7 +102,7 @@ class Scorer:
         jobs: Iterable[Job],
         queries: Mapping[str, LabelledEmbeddings] | None = None,
         what: str = "Scoring contexts",
-        extra: Callable[[Job, str, np.ndarray], Extra] | None = None,
+        extra: Callable[[Job, str, np.ndarray, np.ndarray], Extra] | None = None,
         total: int | None = None,
     ) -> None:
         """Fit every job's probe on its context and score it on every split; what is there already is passed over.
@@ -111,7 +111,8 @@ class Scorer:
             jobs: contexts with the probes they are given to; each is taken when the one before it is done.
             queries: of jobs that have none of their own, whole splits by name.
             what: text of the progress bar.
-            extra: what else is measured of a job whose probe has just predicted the classes (q,) of a split.
+            extra: what else is measured of a job whose probe has just predicted the classes (q,) of a split, with
+                probabilities (q, C).
             total: number of jobs, where ``jobs`` has no length.
         """
         shared = queries or {}
@@ -175,7 +176,7 @@ class Scorer:
         self,
         job: Job,
         queries: Mapping[str, LabelledEmbeddings],
-        extra: Callable[[Job, str, np.ndarray], Extra] | None,
+        extra: Callable[[Job, str, np.ndarray, np.ndarray], Extra] | None,
     ) -> None:
         context, probe = job.context, job.probe
         missing = {
@@ -196,7 +197,7 @@ class Scorer:
             predictions, measured = judge(probabilities, asked, classes)
             measured |= {"fit_seconds": fit_seconds, "predict_seconds": predict_seconds}
             row = self.row(context, probe, split, asked, **measured)
-            measures, arrays = extra(job, split, predictions) if extra else Extra()
+            measures, arrays = extra(job, split, predictions, probabilities) if extra else Extra()
             if self.calibration:
                 truth, confidence = asked.y.numpy(), probabilities.max(1).astype(np.float32)
                 measures = {

@@ -8,9 +8,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from synthicl.artefact.card import card
 from synthicl.artefact.context_set import ContextSet
 from synthicl.core.errors import UserError
 from synthicl.data.transforms import to_uint8
+from synthicl.probes.calibrated import Calibration
+from synthicl.probes.novelty import fit_novelty
 from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 NAMES = ["zebra", "English springer", "Löwe 猫"]  # not in alphabetical order
@@ -65,6 +68,59 @@ def test_soft_labels_come_back_and_are_among_the_rows(tmp_path):
     assert torch.equal(rows.soft_labels, saved.soft_labels)
     assert torch.equal(rows.z, saved.embeddings)
     assert torch.equal(rows.y, saved.labels)
+
+
+def calibration():
+    """What 9 images of val would say of `context_set`."""
+    generator = torch.Generator().manual_seed(1)
+    novelty = fit_novelty(torch.randn(30, 5, generator=generator))
+    nonconformity, novelties = (torch.rand(9, generator=generator).sort().values for _ in range(2))
+    return Calibration(0.75, nonconformity, novelty, novelties)
+
+
+def test_what_val_says_comes_back_and_a_set_without_it_is_read(tmp_path):
+    saved, kept = context_set(), calibration()
+    saved.save(tmp_path / "without")
+    assert ContextSet.load(tmp_path / "without").calibration is None
+    saved.calibration = kept
+    saved.save(tmp_path)
+    found = ContextSet.load(tmp_path).calibration
+    assert found.temperature == 0.75 and found.images == 9
+    assert torch.equal(found.nonconformity, kept.nonconformity) and torch.equal(found.novelties, kept.novelties)
+    z = torch.randn(7, 5)
+    assert (found.novelty(z) == kept.novelty(z)).all()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"novelty.mean": None}, "novelty.mean is missing, which belongs to calibration.nonconformity"),
+        ({"calibration.temperature": torch.tensor([0.0])}, "calibration.temperature is 0"),
+        ({"calibration.temperature": torch.tensor([21.0])}, "calibration.temperature goes from 21 to 21"),
+        ({"calibration.temperature": torch.ones(2)}, r"calibration.temperature has shape \(2,\), not \(1\)"),
+        ({"calibration.nonconformity": torch.full((9,), 1.5)}, "calibration.nonconformity goes from 1.5 to 1.5"),
+        ({"calibration.novelties": torch.full((9,), -0.5)}, "calibration.novelties goes from -0.5 to -0.5"),
+        ({"calibration.novelties": torch.rand(8)}, r"calibration.novelties has shape \(8,\), not \(v=9\)"),
+        ({"novelty.mean": torch.rand(4)}, r"novelty.mean has shape \(4,\), not \(D=5\)"),
+        ({"novelty.mean": torch.full((5,), torch.nan)}, "novelty.mean holds NaN or infinite numbers"),
+    ],
+)
+def test_message_for_a_calibration_that_is_none(tmp_path, tensors, reason):
+    saved = context_set()
+    saved.calibration = calibration()
+    saved.save(tmp_path)
+    rewrite(tmp_path, tensors)
+    with pytest.raises(UserError, match=rf"not a context set, or damaged \({reason}\)\. Run the distillation again"):
+        ContextSet.load(tmp_path)
+
+
+def test_the_card_says_how_much_it_keeps_of_val():
+    saved = context_set()
+    assert "val images" not in card(saved, "")
+    saved.calibration = calibration()
+    text = card(saved, "")
+    assert "19 numbers about 9 val images: the temperature of TabICL's probabilities, 0.75" in text
+    assert f"{saved.calibration.novelty.numbers} numbers fitted on the training embeddings" in text
 
 
 def test_saving_again_replaces(tmp_path):

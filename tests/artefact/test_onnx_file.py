@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from synthicl.cli.main import main
 from synthicl.core.files import file_fingerprint
 from synthicl.data.datasets.digits import load
 from synthicl.embeddings.bank import embed_views
+from synthicl.probes.calibrated import Calibration
+from synthicl.probes.novelty import fit_novelty
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
@@ -155,10 +158,16 @@ def test_a_file_that_computes_something_else_is_not_left(tmp_path, run, file, ca
 
 
 def test_temperature_and_kind_of_numbers(run):
-    classifier = InContextClassifier.from_context_set(run)
+    context = ContextSet.load(run)
+    kept = fit_novelty(context.embeddings)
+    calibration = Calibration(2.0, torch.rand(5), kept, torch.rand(5))
+    plain, warm = (
+        DeployedClassifier(InContextClassifier.from_context_set(replace(context, calibration=said))).eval()
+        for said in (None, calibration)
+    )
+    assert (plain.temperature, warm.temperature) == (1.0, 2.0)
     squares = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8))
     with torch.no_grad():
-        plain, warm = (DeployedClassifier(classifier, temperature).eval() for temperature in (1.0, 2.0))
         expected = plain(squares)
         torch.testing.assert_close(plain(squares / 255), expected)
         torch.testing.assert_close(warm(squares), expected.sqrt() / expected.sqrt().sum(1, keepdim=True))

@@ -2,7 +2,9 @@ import csv
 import errno
 import io
 import os
+import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,10 @@ from synthicl.core.errors import UserError
 from synthicl.data.datasets.digits import load
 from synthicl.data.images import LabelledImages
 from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.calibrated import calibrate
+from synthicl.probes.calibration import tempered
+from synthicl.probes.novelty import fit_novelty
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.deployment import Deployment
@@ -97,6 +103,79 @@ def test_predictions_are_those_of_the_probe_of_the_run(tmp_path, run, context_se
     assert np.mean([int(row["prediction"]) == truth[int(Path(row["path"]).stem)] for row in rows]) > 0.7
     assert {row["error"] for row in rows} == {""}
     assert f"30 of 30 images classified: {output}" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory, context_set):
+    """The folder of a context set that val calibrated."""
+    splits, backbone = load(None).splits, create_backbone("mini")
+    train, val = (
+        LabelledEmbeddings(embed_views(backbone, splits[s], 32)[0], torch.from_numpy(splits[s].labels))
+        for s in ("train", "val")
+    )
+    probe = TabICLProbe(Deployment(context_set.preprocessing, "mini", MINI))
+    probe.fit(context_set.rows)
+    folder = tmp_path_factory.mktemp("calibrated")
+    replace(context_set, calibration=calibrate(probe, np.arange(10), val, fit_novelty(train.z))).save(folder)
+    return folder
+
+
+def test_sets_and_novelty_stand_before_the_probabilities(tmp_path, run, calibrated, queries, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(queries, folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    (folder / "torn.png").write_bytes(b"torn")
+    rows = read(predict(calibrated, folder, tmp_path / "a.csv", coverage=0.95, reject=0.95))
+    assert list(rows[0]) == ["path", "prediction", "error", "set", "novel", "novelty", *NAMES]
+    kept = ContextSet.load(calibrated).calibration
+    assert f"at temperature {kept.temperature:.2f}, from 359 images of val" in capsys.readouterr().out
+    (torn,) = [row for row in rows if row["error"]]
+    assert (torn["set"], torn["novel"], torn["novelty"]) == ("", "", "")
+    whole = [row for row in rows if not row["error"]]
+    found, most = kept.sets(probabilities(whole).astype(np.float32), 0.95), kept.most_novel(0.95)
+    for row, chosen in zip(whole, found, strict=True):
+        names = row["set"].strip("{}").split("/")
+        assert names[0] == row["prediction"] and set(names) == {NAMES[label] for label in np.flatnonzero(chosen)}
+        assert row["novel"] == ("yes" if float(row["novelty"]) > most else "no")
+    assert found.sum(1).max() > 1
+    assert next(row["novel"] for row in rows if row["path"].endswith("noise.png")) == "yes"
+    truth = load(None).splits["test"].labels
+    digits = [row for row in whole if not row["path"].endswith("noise.png")]
+    assert (
+        np.mean([str(truth[int(Path(row["path"]).stem)]) in row["set"].strip("{}").split("/") for row in digits]) > 0.85
+    )
+    assert np.mean([row["novel"] == "no" for row in digits]) > 0.8
+
+
+def test_the_temperature_of_val_is_that_of_the_table_and_of_the_classifier(tmp_path, run, calibrated, queries):
+    raw, found = (read(predict(folder, queries, tmp_path / "a.csv")) for folder in (run, calibrated))
+    classifier = InContextClassifier.from_context_set(calibrated)
+    assert InContextClassifier.from_context_set(run).temperature_ == 1 != classifier.temperature_
+    expected = tempered(probabilities(raw), classifier.temperature_)
+    np.testing.assert_allclose(probabilities(found), expected, atol=1e-5)
+    np.testing.assert_allclose(classifier.predict_proba_images(sorted(queries.rglob("*.png"))), expected, atol=1e-5)
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in raw]
+    classifier.save(tmp_path / "again")
+    assert InContextClassifier.load(tmp_path / "again").temperature_ == classifier.temperature_
+
+
+def test_a_coverage_that_val_is_too_small_for_is_said(tmp_path, calibrated, queries, capsys):
+    rows = read(predict(calibrated, queries, tmp_path / "a.csv", coverage=0.999, reject=0.999))
+    assert {len(row["set"].split("/")) for row in rows} == {10} and {row["novel"] for row in rows} == {"no"}
+    out = capsys.readouterr().out
+    assert "--coverage=0.999: needs more than these 359, so every class is in every set; up to 0.997 can be had" in out
+    assert "--reject=0.999: needs more than these 359, so no image is marked as novel" in out
+
+
+@pytest.mark.parametrize("flag", ["coverage", "reject"])
+def test_messages_about_doubt(tmp_path, run, calibrated, queries, flag):
+    with pytest.raises(UserError, match=rf"--{flag}=0.9: {run} keeps nothing of val to judge by.*Leave the flag out"):
+        predict(run, queries, tmp_path / "a.csv", **{flag: 0.9})
+    for value in (0, 1, -0.5, float("nan")):
+        with pytest.raises(UserError, match=rf"--{flag}={value}: must lie between 0 and 1, for example --{flag}=0.95"):
+            predict(calibrated, queries, tmp_path / "a.csv", **{flag: value})
+    assert not (tmp_path / "a.csv").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])

@@ -114,6 +114,15 @@ def test_results_use_the_words_of_the_docs(finished):
     assert len([row for row in rows if row["context"] == "random"]) == 3 * 2
 
 
+def test_each_set_is_calibrated_with_its_own_rows(finished):
+    kept = [ContextSet.load(folder).calibration for folder in (finished[0], finished[0] / "best_on_val")]
+    assert [each.images for each in kept] == [359, 359]
+    assert torch.equal(kept[0].novelties, kept[1].novelties)
+    same = torch.equal(*(ContextSet.load(folder).embeddings for folder in (finished[0], finished[0] / "best_on_val")))
+    assert torch.equal(kept[0].nonconformity, kept[1].nonconformity) == same
+    assert f"{kept[0].temperature:.2f}, and of each image" in (finished[0] / "README.md").read_text()
+
+
 def test_images_embedded_again_give_the_stored_rows_and_the_stored_accuracy(finished):
     folder, _ = finished
     context = ContextSet.load(folder)

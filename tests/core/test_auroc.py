@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from synthicl.core.auroc import auroc, auroc_difference, placements
+from synthicl.core.auroc import auroc, auroc_difference, auroc_score_interval, placements
 
 
 def groups(m, n, shift=0.5, seed=0, ties=True):
@@ -71,3 +71,29 @@ def test_p_values_are_uniform_where_both_scores_say_as_much():
         one, other = ([side + random.normal(0, 1, len(side)) for side in shared] for _ in range(2))
         below.append(auroc_difference(tuple(one), tuple(other)).p_value < 0.05)
     assert 0.025 <= np.mean(below) <= 0.08
+
+
+def near_one(inside, outside):
+    return auroc_score_interval(outside, inside)
+
+
+def test_the_area_of_the_score_interval_is_that_of_scikit_learn():
+    random = np.random.default_rng(0)
+    inside, outside = random.integers(0, 9, 40), random.integers(2, 12, 30)  # with ties
+    expected = roc_auc_score([0] * 40 + [1] * 30, np.concatenate([inside, outside]))
+    area, low, high = near_one(inside, outside)
+    assert area == pytest.approx(expected) and low < area < high
+    assert near_one(outside, inside) == pytest.approx((1 - area, 1 - high, 1 - low))
+
+
+def test_an_area_of_1_is_not_certain():
+    area, low, high = near_one(np.arange(50), np.arange(50, 80))
+    assert (area, high) == (1, 1) and 0.9 < low < 0.98
+    assert near_one(np.arange(50, 80), np.arange(50))[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.5])
+def test_the_interval_of_an_area_holds_it(shift):
+    random, truth = np.random.default_rng(0), norm.cdf(shift / np.sqrt(2))
+    found = [near_one(random.normal(0, 1, 60), random.normal(shift, 1, 40)) for _ in range(250)]
+    assert 0.91 <= np.mean([low <= truth <= high for _, low, high in found]) <= 0.985

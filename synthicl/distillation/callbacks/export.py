@@ -1,4 +1,7 @@
-"""The artefact at the end of a fit: the last state of the schedule, and beside it the one that was best on val."""
+"""The artefact at the end of a fit: the last state of the schedule, and beside it the one that was best on val.
+
+Each is calibrated on val with its own rows.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,21 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from synthicl import __version__
 from synthicl.artefact.context_set import BEST, ContextSet
 from synthicl.core.errors import UserError
 from synthicl.core.files import file_fingerprint
 from synthicl.data.datamodule import ImageDataModule
+from synthicl.distillation.callbacks.tabicl_evaluation import TabICLEvaluation
 from synthicl.distillation.checkpoint_files import SCORE, read_checkpoint
 from synthicl.distillation.distiller import Distiller
 from synthicl.distillation.frozen import identity_of
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.calibrated import calibrate
+from synthicl.probes.novelty import Novelty, fit_novelty
+from synthicl.probes.tabicl import TabICLProbe
 
 
 class Export(L.Callback):
@@ -41,7 +50,10 @@ class Export(L.Callback):
                 f"{self.folder}: the run ended before its first step, so there is nothing to export. Leave "
                 "--trainer.max_time out, or raise it."
             )
-        self._export(trainer, pl_module, self.folder, "last", trainer.global_step)
+        evaluation = TabICLEvaluation.of(trainer)
+        novelty = fit_novelty(evaluation.embedded(trainer, pl_module, "train").z)
+        val = evaluation.queries(trainer, pl_module, "val")
+        self._export(trainer, pl_module, self.folder, "last", trainer.global_step, val, novelty)
         best = next(
             callback.best_model_path
             for callback in trainer.callbacks  # type: ignore[attr-defined]
@@ -54,15 +66,27 @@ class Export(L.Callback):
         pl_module.on_load_checkpoint(checkpoint)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=False)
         pl_module.images.to(pl_module.device)
-        self._export(trainer, pl_module, self.folder / BEST, BEST, int(checkpoint["global_step"]))
+        self._export(trainer, pl_module, self.folder / BEST, BEST, int(checkpoint["global_step"]), val, novelty)
 
     @staticmethod
-    def _export(trainer: L.Trainer, module: Distiller, folder: Path, checkpoint: str, steps: int) -> None:
+    def _export(
+        trainer: L.Trainer,
+        module: Distiller,
+        folder: Path,
+        checkpoint: str,
+        steps: int,
+        val: LabelledEmbeddings,
+        novelty: Novelty,
+    ) -> None:
         rows, images = module.viewer.context(module.images).cpu(), module.images.collect(module.viewer.at_once)
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         deployment, extended = module.deployment, module.extended
+        with isolate_rng():
+            probe = TabICLProbe(deployment, module.device)
+            probe.fit(rows)
+            calibration = calibrate(probe, rows.y.unique().numpy(), val, novelty)
         metadata: dict[str, Any] = {
             "dataset": data.name,
             "dataset_licence": data.licence,
@@ -90,4 +114,5 @@ class Export(L.Callback):
             images=images.cpu(),
             metadata=metadata,
             soft_labels=rows.soft_labels,
+            calibration=calibration,
         ).save(folder)

@@ -111,7 +111,7 @@ class TabICLEvaluation(L.Callback):
         assert isinstance(module, Distiller)
         chosen = self._of_extended(module)
         if chosen is None:
-            train, val = self._embed(trainer, module, "train"), self.queries(trainer, module, "val")
+            train, val = self.embedded(trainer, module, "train"), self.queries(trainer, module, "val")
             if trainer.is_global_zero:
                 asked = (self.preprocessing, self.candidates, train, val, module.ipc)
                 with isolate_rng():
@@ -131,7 +131,7 @@ class TabICLEvaluation(L.Callback):
         return replace(before, n_estimators=self.n_estimators or before.n_estimators)
 
     @staticmethod
-    def _embed(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
+    def embedded(trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
         """Clean embeddings of a split; a collective call."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         crop_size, what = module.viewer.crop_size, f"{split} images"
@@ -140,7 +140,7 @@ class TabICLEvaluation(L.Callback):
     def queries(self, trainer: L.Trainer, module: Distiller, split: str) -> LabelledEmbeddings:
         """What is asked of a split at each evaluation; of val at most ``max_queries``. A collective call at first."""
         if split not in self._queries:
-            queries = self._embed(trainer, module, split)
+            queries = self.embedded(trainer, module, split)
             if split == "val" and self.max_queries is not None and self.max_queries < len(queries.y):
                 order = torch.randperm(len(queries.y), generator=torch.Generator().manual_seed(0))
                 queries = queries.at(order[: self.max_queries])

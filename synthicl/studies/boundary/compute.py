@@ -66,7 +66,7 @@ def boundary(
     chosen += list(synthetic_contexts(subject))[:1]
     probe = TabICLProbe(subject.deployment, subject.device)
 
-    def measure(job: Job, split: str, predictions: np.ndarray) -> Extra:
+    def measure(job: Job, split: str, predictions: np.ndarray, probabilities: np.ndarray) -> Extra:
         rows = job.context.rows
         classes = np.unique(rows.y.numpy())
         at_projection = classes[probe.predict_proba(plane.lift(at_test)).argmax(1)]

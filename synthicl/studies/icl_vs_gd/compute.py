@@ -98,7 +98,7 @@ def icl_vs_gd(
         (subject.ipc, list(synthetic_contexts(subject))[:1]),
     ]
 
-    def measure(job: Job, split: str, predictions: np.ndarray) -> Extra:
+    def measure(job: Job, split: str, predictions: np.ndarray, probabilities: np.ndarray) -> Extra:
         if job.probe is descent:
             return descent.noted(split)
         if job.probe is not tabicl:

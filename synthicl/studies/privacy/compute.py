@@ -102,7 +102,7 @@ def privacy(subject: Subject, results: Results, max_images: int = 2000) -> None:
 
     probe = Keeping(subject.deployment, subject.device)
 
-    def measure(job: Job, split: str, predictions: np.ndarray) -> Extra:
+    def measure(job: Job, split: str, predictions: np.ndarray, probabilities: np.ndarray) -> Extra:
         context, asked = job.context, sides[split]
         chance = chance_of_truth(probe.said, asked.y.numpy(), np.unique(context.rows.y.numpy()))
         arrays = {
