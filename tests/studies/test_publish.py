@@ -58,10 +58,12 @@ def test_figures_lie_beside_it_as_png_and_svg(published):
     assert b"<svg" in (folder / "figures/compare-contexts.svg").read_bytes()
 
 
-def test_tables_are_printed_and_the_folder_is_named(published):
-    folder, _, out = published
+def test_accuracies_are_printed_and_the_report_with_the_rest_is_named(published):
+    folder, page, out = published
     assert "Accuracy on test in %, 20 queries" in " ".join(out.split())
-    assert out.rstrip().endswith(str(folder))
+    assert "Seconds to fit" in page
+    assert "Seconds to fit" not in out
+    assert f"All tables and figures: {folder / 'report.html'}" in out
 
 
 def test_the_report_in_markdown_has_the_same_tables_and_commands(published):
