@@ -75,12 +75,16 @@ class Doubt:
                 cell += ["yes" if score > most else "no", score]
         return cells
 
-    def explain(self, calibration: Calibration) -> None:
-        """Print what the numbers rest on, and what so few images of val cannot give."""
+    def explained(self, calibration: Calibration) -> list[str]:
+        """Say what the numbers rest on, and what so few images of val cannot give: a line each."""
         n, most = calibration.images, highest_level(calibration.images)
         about = f"{n} images of val; new ones are taken to be of their kind"
-        print(f"Probabilities are at temperature {calibration.temperature:.2f}, from {about}.", flush=True)
         instead = {"coverage": "every class is in every set", "reject": "no image is marked as novel"}
-        for name, value in self.asked.items():
-            if value > most:
-                print(f"--{name}={value}: needs more than these {n}, so {instead[name]}; up to {most:.3f} can be had.")
+        return [
+            f"Probabilities are at temperature {calibration.temperature:.2f}, from {about}.",
+            *(
+                f"--{name}={value}: needs more than these {n}, so {instead[name]}; up to {most:.3f} can be had."
+                for name, value in self.asked.items()
+                if value > most
+            ),
+        ]

@@ -109,7 +109,7 @@ def predict(
             table = csv.writer(file)
             table.writerow(["path", "prediction", "error", *doubt.columns, *map(plain_cell, classifier.classes_)])
             for batch in track(batches, f"Classifying {len(found)} images", transient=True):
-                ready = list(readers.map(lambda index: _read(squares, index), batch))
+                ready = list(readers.map(lambda index: read_square(squares, index), batch))
                 unreadable.extend(reason for reason in ready if isinstance(reason, str))
                 rows = zip(batch, _rows(classifier, embedder, ready, doubt), strict=True)
                 table.writerows([_path_cell(found[index][0]), *row] for index, row in rows)
@@ -119,7 +119,7 @@ def predict(
     write_whole(output, write)
     print(f"{len(found) - len(unreadable)} of {len(found)} images classified: {printable(output)}", flush=True)
     if classifier.context_.calibration:
-        doubt.explain(classifier.context_.calibration)
+        print(*doubt.explained(classifier.context_.calibration), sep="\n", flush=True)
     if unreadable:
         reasons = map(printable, unreadable[:SHOWN])
         print(f"{len(unreadable)} could not be read (column error), for example", *reasons, sep="\n  ", flush=True)
@@ -174,7 +174,7 @@ def files_of_the_run(context: Path) -> tuple[Path | None, Path | None]:
     return model, weights
 
 
-def _read(squares: SquareImages, index: int) -> Tensor | str:
+def read_square(squares: SquareImages, index: int) -> Tensor | str:
     """An image (3, crop, crop), uint8, or why it could not be read."""
     try:
         return squares[index]

@@ -124,6 +124,7 @@ def test_attention_by_brute_force(mapped, monkeypatch):
         ]
         np.testing.assert_allclose(found[:, label], torch.stack(each).mean(0), rtol=1e-3, atol=1e-5)
     monkeypatch.setattr("synthicl.studies.boundary.compute.QUERY_CHUNK", 7)
+    probe.fit(synthetic.rows)
     chunked = attention_by_class(probe, synthetic.rows, TEST, 3)["attention"]
     np.testing.assert_allclose(chunked, found, rtol=1e-3, atol=1e-5)
 
@@ -132,7 +133,9 @@ def test_no_attention_where_there_are_more_classes_than_outputs():
     many = clusters(60, classes=11, dim=12)
     z = torch.stack([many.z[many.y == label][0] for label in range(11)])
     probe = TabICLProbe(Deployment(fit_preprocessing("rotated4", many.z, 1), "mini", MINI))
-    assert attention_by_class(probe, LabelledEmbeddings(z, torch.arange(11)), many, 11) == {}
+    rows = LabelledEmbeddings(z, torch.arange(11))
+    probe.fit(rows)
+    assert attention_by_class(probe, rows, many, 11) == {}
 
 
 def test_rows_and_what_is_kept_of_them(mapped):

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from synthicl.core.errors import check_between
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.attention import ContextAttention
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.contexts import real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
 from synthicl.studies.scoring import Extra, Job
 from synthicl.studies.subject import Subject
-from synthicl.tabicl.differentiable import DifferentiableTabICL, members_of
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 ATTENTION_OF = ("random", "synthetic")  # contexts of one size, whose attention is shown
@@ -158,23 +158,22 @@ def attention_by_class(
 ) -> dict[str, np.ndarray]:
     """How much queries of each class attend to each context row, in the ensemble that is deployed.
 
+    Args:
+        probe: fitted on the context.
+        context: n rows.
+        queries: of any of the classes.
+        num_classes: C.
+
     Returns:
-        ``attention`` (L, C, n), for L blocks of the in-context stage and C = ``num_classes``: mean over members, heads
-        and the queries of a class; rows sum to 1. Nothing where the context has more classes than TabICL has outputs:
-        it goes through a tree of several forwards.
+        ``attention`` (L, C, n), for L blocks of the in-context stage: mean over members, heads and the queries of a
+        class; rows sum to 1. Nothing where `ContextAttention` knows none.
     """
-    tabicl = DifferentiableTabICL(probe.deployment.model_path, probe.device)
-    labels = context.y.unique(return_inverse=True)[1].to(probe.device)
-    if int(labels.max()) >= tabicl.max_classes:
+    attention = ContextAttention.of(probe, context)
+    if attention is None:
         return {}
-    columns = probe.preprocessing(context.z)
-    members = members_of(probe.classifier().fit(columns.numpy(), context.y.numpy()))
     of_class = torch.nn.functional.one_hot(queries.y, num_classes).double()
     of_class = (of_class / of_class.sum(0)).split(QUERY_CHUNK)
     total = torch.zeros(())
-    for part, weight in zip(probe.preprocessing(queries.z).split(QUERY_CHUNK), of_class, strict=True):
-        for member in members:
-            on_device = (columns[None].to(probe.device), labels, part[None].to(probe.device))
-            attention = tabicl.attention(*on_device, member)[0].cpu().double()  # (L, q, n)
-            total = total + weight.T @ attention / len(members)
+    for part, weight in zip(queries.z.split(QUERY_CHUNK), of_class, strict=True):
+        total = total + weight.T @ attention(part)
     return {"attention": total.float().numpy()}
