@@ -14,7 +14,7 @@ PY := .venv/bin/python
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
-.PHONY: help distill evaluate tensorboard test lint bench lock clean
+.PHONY: help distill evaluate demo tensorboard test lint bench lock clean
 
 help: ## Show this text
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,10 @@ endif
 
 evaluate: .venv/ready ## Evaluate the run RUN (default: the newest of DATASET) with COMMAND (default: compare)
 	@$(PY) evaluate.py $(COMMAND) $(RUN) $(ARGS)
+
+demo: .venv/ready ## Open a page that shows what the run RUN says of an image that you drop or draw
+	@$(PY) -c 'import sys, importlib.util; sys.exit(not importlib.util.find_spec("gradio"))' || { echo "error: this needs gradio. Install it with: .venv/bin/pip install -e '.[demo]'" >&2; exit 2; }
+	@$(PY) evaluate.py demo $(RUN) $(ARGS)
 
 tensorboard: .venv/ready ## Show all runs in TensorBoard
 	@.venv/bin/tensorboard --logdir outputs

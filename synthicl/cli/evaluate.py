@@ -1,4 +1,4 @@
-"""The studies, ``predict``, ``export`` and ``publish``: their parser, and what happens around each of them."""
+"""The studies, ``predict``, ``demo``, ``export`` and ``publish``: their parser, and what happens around each."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ from synthicl.studies.subject import Subject
 def asked_for(args: list[str]) -> list[Study]:
     """The study that a command line names; all where it names none, to show which there are."""
     names = STUDIES.names()
-    if args and args[0] in [
-        *names,
-        "predict",
-        "publish",
-        "export",
-    ]:  # what is wrong with another package's is said to who asks for that
+    tools = ["predict", "demo", "publish", "export"]
+    if args and args[0] in names + tools:  # what is wrong with another package's is said to who asks for that
         names = [name for name in names if name == args[0]]
     return [STUDIES.get(name) for name in names]
 
@@ -53,6 +49,7 @@ def parser(studies: Iterable[Study]) -> ArgumentParser:
         command.add_function_arguments(study.compute, skip={"subject", "results"})
         commands.add_subcommand(study.name, command)
     commands.add_subcommand("predict", _predict_parser())
+    commands.add_subcommand("demo", _demo_parser())
     commands.add_subcommand("publish", _publish_parser())
     commands.add_subcommand("export", _export_parser())
     return main
@@ -74,6 +71,23 @@ def _predict_parser() -> ArgumentParser:
     command.add_argument(
         "--reject", type=float, help="Marks what is less like the training images than this share of val, such as 0.95."
     )
+    return command
+
+
+def _demo_parser() -> ArgumentParser:
+    """``demo`` asks of images what ``predict`` does, one at a time, in a browser."""
+    description = "Open a page for the browser that shows what a context set says of an image."
+    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    command.add_argument("subject", help="Folder of a run or a context set, or its id on the Hugging Face Hub.")
+    text = "Address to serve at: this machine alone, unless told otherwise; 0.0.0.0 lets others use the page."
+    command.add_argument("--host", default="127.0.0.1", help=text)
+    command.add_argument("--port", type=int, default=7860, help="Port to serve at.")
+    for flag in ("backbone.weights", "tabicl.model_path"):
+        command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
+    command.add_argument(
+        "--coverage", type=float, default=0.95, help="How often the set of classes holds the true one."
+    )
+    command.add_argument("--reject", type=float, default=0.95, help="Share of val that gets no warning.")
     return command
 
 
@@ -122,6 +136,21 @@ def run(args: list[str]) -> None:
             settings["backbone.weights"],
             settings["tabicl.model_path"],
             settings["batch_size"],
+            best_device(),
+            settings["coverage"],
+            settings["reject"],
+        )
+        return
+    if name == "demo":
+        # Loads gradio, which is optional.
+        from synthicl.artefact.demo import demo
+
+        demo(
+            settings["subject"],
+            settings["host"],
+            settings["port"],
+            settings["backbone.weights"],
+            settings["tabicl.model_path"],
             best_device(),
             settings["coverage"],
             settings["reject"],

@@ -31,6 +31,7 @@ TRAINING = {
 AGAIN = "The same command continues where it stopped."
 TOOLS = {
     "predict": "Classify images with a context set alone, into a CSV.",
+    "demo": "Open a page for the browser that shows what a context set says of an image.",
     "export": "Write the classifier of a run as one file: --onnx.",
     "publish": "List what of a run would go to the Hugging Face Hub; send it with --upload=true.",
 }

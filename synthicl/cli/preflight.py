@@ -32,7 +32,7 @@ INSTALLED_BACKBONE = "efficientnet_lite0"  # for photographs; its weights are a 
 
 
 def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> None:
-    """Check what a command line of a study, ``predict`` or ``export`` names; what the parser will refuse is left to it.
+    """Check what a command line of a study or a tool names; what the parser will refuse is left to it.
 
     Args:
         words: the command, and what it is asked of.
@@ -48,9 +48,11 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
         if "onnx" not in flags:
             raise UserError("export: what to write is missing. Give --onnx, or --onnx=FILE.")
         require_packages("--onnx", "onnx", *ONNX_PACKAGES)
+    if command == "demo":
+        require_packages("demo", "demo", "gradio")
     if command == "publish":
         check_publication(words)
-    elif command not in {"predict", "export"}:
+    elif command not in {"predict", "demo", "export"}:
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
         check(named(settings))
     elif (Path(what) / CONTEXT_FILE).is_file() and "backbone" in context_metadata(Path(what)):

@@ -59,7 +59,7 @@ def test_a_wheel_runs_outside_the_checkout(tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert {line.split()[0] for line in shown.stdout.splitlines() if line.startswith("  ")} == {
         *("fit", "validate", "test", "compare", "scaling", "few-shot", "transfer", "boundary", "icl-vs-gd"),
-        *("privacy", "predict", "export", "publish"),
+        *("privacy", "trust", "predict", "demo", "export", "publish"),
     }
     installed = Path(found) / "synthicl" / "configs"
     assert {path.relative_to(installed) for path in installed.rglob("*.yaml")} == {
@@ -107,7 +107,7 @@ def test_help_names_the_commands_that_there_are(capsys):
     assert all(studies().values())
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in [*TRAINING, *STUDIES.names(), "predict", "export"])
+    assert all(f"\n  {name} " in out for name in [*TRAINING, *STUDIES.names(), "predict", "demo", "export"])
 
 
 def test_an_unknown_command_is_named(capsys):
@@ -119,9 +119,9 @@ def test_a_command_goes_where_train_and_evaluate_go(monkeypatch):
     asked = []
     monkeypatch.setattr(module, "_train", lambda args: asked.append(("train", args)))
     monkeypatch.setattr(module, "_evaluate", lambda args: asked.append(("evaluate", args)))
-    for command in ("test", "few-shot", "predict", "export"):
+    for command in ("test", "few-shot", "predict", "demo", "export"):
         assert main([command, "x"]) == 0
     assert asked == [
         ("train", ["test", "x"]),
-        *(("evaluate", [command, "x"]) for command in ("few-shot", "predict", "export")),
+        *(("evaluate", [command, "x"]) for command in ("few-shot", "predict", "demo", "export")),
     ]

@@ -7,8 +7,9 @@ the group ``synthicl.datasets``. Nothing here imports torch at module level.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from synthicl.core.assets import Asset
 from synthicl.core.registry import Registry, instance_of
@@ -29,6 +30,21 @@ class ImageDataset:
 
 
 @dataclass(frozen=True)
+class Pad:
+    """A sketch pad whose drawings are like the images of a dataset.
+
+    Attributes:
+        ground: colour of the paper, ``black`` or ``white``; that of the ink is the other.
+        brush: width of a stroke as a share of the side.
+        pixels: side of the grid to which a drawing is averaged, where the images were made so; None leaves it.
+    """
+
+    ground: Literal["black", "white"] = "white"
+    brush: float = 1 / 24
+    pixels: int | None = None
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """What a family states about one of its datasets.
 
@@ -37,11 +53,13 @@ class DatasetSpec:
         load: finds and splits the images, given ``--data.root`` and ``--data.split_seed``, the seed of the splits that
             the dataset does not fix itself.
         licence: of the images.
+        pad: what makes drawings like its images.
     """
 
     assets: Callable[[Path], list[Asset]]
     load: Callable[[Path, int], ImageDataset]
     licence: str
+    pad: Pad = field(default_factory=Pad)
 
 
 DATASETS: Registry[DatasetSpec] = Registry(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from synthicl.data.datasets import DatasetSpec, ImageDataset
+from synthicl.data.datasets import DatasetSpec, ImageDataset, Pad
 from synthicl.data.images import LabelledImages
 from synthicl.data.splits import stratified_split
 
@@ -39,4 +39,6 @@ def load(root: Path, split_seed: int = 0) -> ImageDataset:
     )
 
 
-REGISTERED = {"digits": DatasetSpec(lambda root: [], load, "CC BY 4.0 (UCI Machine Learning Repository)")}
+# Each of the 8 x 8 pixels is how many of 4 x 4 were ink; strokes are one to two of the 8 wide.
+PAD = Pad("black", brush=0.18, pixels=8)
+REGISTERED = {"digits": DatasetSpec(lambda root: [], load, "CC BY 4.0 (UCI Machine Learning Repository)", PAD)}

@@ -1,0 +1,246 @@
+"""The page of `synthicl demo`: served for real, and used in a real browser where there is one."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from synthicl.artefact.context_set import ContextSet
+from synthicl.backbones import create_backbone
+from synthicl.cli.main import main
+from synthicl.data.datasets import Pad
+from synthicl.data.datasets.digits import load
+from synthicl.embeddings.bank import embed_views
+from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.probes.calibrated import calibrate
+from synthicl.probes.novelty import fit_novelty
+from synthicl.probes.tabicl import TabICLProbe
+from synthicl.tabicl.checkpoint import MINI
+from synthicl.tabicl.deployment import Deployment
+from synthicl.tabicl.preprocessing import fit_preprocessing
+
+ROOT = Path(__file__).parents[2]
+gradio = pytest.importorskip("gradio", reason="the extra demo is not installed")
+CHROMIUM = os.environ.get("SYNTHICL_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+from synthicl.artefact import demo  # noqa: E402
+from synthicl.artefact.answer import Answerer  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A calibrated context set of all training digits' classes, ten real digits each, as a finished run leaves it."""
+    splits, backbone = load(None).splits, create_backbone("mini")
+    train, val = (
+        LabelledEmbeddings(embed_views(backbone, splits[name], 32)[0], torch.from_numpy(splits[name].labels))
+        for name in ("train", "val")
+    )
+    rows = np.concatenate([np.flatnonzero(splits["train"].labels == label)[:10] for label in range(10)])
+    pixels = torch.from_numpy(np.stack([splits["train"].images[row] for row in rows]))[:, None].expand(-1, 3, -1, -1)
+    metadata = {"backbone": "mini", "backbone_weights": backbone.fingerprint, "crop_size": 32}
+    metadata |= {"tabicl_checkpoint": "mini", "dataset": "digits"}
+    names = [str(label) for label in range(10)]
+    context = ContextSet(
+        *(train.z[rows], train.y[rows], names, fit_preprocessing("rotated16", train.z, 2), pixels, metadata)
+    )
+    probe = TabICLProbe(Deployment(context.preprocessing, "mini", MINI))
+    probe.fit(context.rows)
+    folder = tmp_path_factory.mktemp("runs") / "version_3"
+    replace(context, calibration=calibrate(probe, np.arange(10), val, fit_novelty(train.z))).save(folder)
+    return folder
+
+
+@pytest.fixture
+def port():
+    """One that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def use(run, port, monkeypatch, capsys):
+    """A function that runs the command, and calls what it is given with the page's address while it is served."""
+
+    def use(act, *flags):
+        served = []
+
+        def block_thread(blocks):
+            try:
+                act(f"http://127.0.0.1:{port}/")
+                served.append(blocks)
+            finally:
+                blocks.close(verbose=False)
+
+        monkeypatch.setattr(gradio.Blocks, "block_thread", block_thread)
+        monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
+        monkeypatch.setenv("GRADIO_SHARE", "True")
+        monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+        code = main(["demo", str(run), f"--port={port}", *flags])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        (blocks,) = served
+        return blocks, captured.out
+
+    return use
+
+
+def test_it_is_served_to_this_machine_alone_and_sends_nothing(use, port):
+    def act(address):
+        page = urllib.request.urlopen(address).read().decode()
+        assert "<title>digits · version_3 · synthicl</title>" in page
+        assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+        assert Path(os.environ["GRADIO_TEMP_DIR"]).is_dir()
+        with pytest.raises(OSError), socket.create_connection((own_address(), port), 2):
+            pass
+
+    blocks, out = use(act)
+    assert out == f"digits · version_3: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+    assert blocks.share is False and blocks.share_url is None
+    assert blocks.analytics_enabled is False
+    assert not Path(os.environ["GRADIO_TEMP_DIR"]).exists()
+
+
+def own_address():
+    """An address of this machine that is not the loopback's first."""
+    return "127.0.0.2"
+
+
+def test_another_host_is_said(use, port):
+    reached = []
+
+    def act(address):
+        reached.append(socket.create_connection((own_address(), port), 2).close())
+
+    out = use(act, "--host=0.0.0.0")[1]
+    assert reached
+    assert "--host=0.0.0.0: whoever reaches this machine can use the page." in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port=0"], r"--port=0: must lie between 1 and 65535"),
+        (["--port=70000"], r"--port=70000: must lie"),
+        (["--port=x"], r"port"),
+        (["--host=203.0.113.7"], r"--host=203\.0\.113\.7 --port=7860: cannot be served \(.*\)"),
+        (["--coverage=1"], r"--coverage=1\.0: must lie between 0 and 1"),
+        (["--reject=nan"], r"--reject=nan: must lie between 0 and 1"),
+        (["--backbone.weights=/gone"], r"--backbone\.weights"),
+        (["--nope=1"], r"--nope"),
+    ],
+)
+def test_flags_that_do_not_fit(run, port, flags, message, capsys):
+    given = flags if any("port" in flag or "host" in flag for flag in flags) else [*flags, f"--port={port}"]
+    assert main(["demo", str(run), *given]) == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(message, err)
+
+
+def test_a_port_that_is_taken_and_what_is_no_run(run, tmp_path, port, capsys):
+    with socket.create_server(("127.0.0.1", port)):
+        assert main(["demo", str(run), f"--port={port}"]) == 2
+    assert re.search(
+        rf"^\nerror: --host=127\.0\.0\.1 --port={port}: cannot be served \(Address already in use\)\. Choose another,",
+        capsys.readouterr().err,
+    )
+    assert main(["demo", str(tmp_path / "gone"), f"--port={port}"]) == 2
+    assert "gone: no context set there" in capsys.readouterr().err
+    assert main(["demo"]) == 2
+    assert "a subject is required" in capsys.readouterr().err
+
+
+def test_it_ends_when_it_is_told_to(run, port):
+    command = [sys.executable, "-c", "from synthicl.cli.main import main; raise SystemExit(main())", "demo", str(run)]
+    process = subprocess.Popen([*command, f"--port={port}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().startswith("digits · version_3: http://127.0.0.1")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_a_pad_draws_what_the_dataset_has(run):
+    answerer = Answerer(run)
+    assert demo.pad_of(answerer) == Pad("black", 0.18, 8)
+    answerer.context.metadata["dataset"] = "somebody's own"
+    assert demo.pad_of(answerer) == Pad()
+    paper, stroke = Image.new("RGBA", (16, 16), "black"), Image.new("RGBA", (16, 16))
+    ImageDraw.Draw(stroke).rectangle((2, 0, 4, 15), fill="white")
+    assert np.array_equal(demo.drawn([stroke], paper, None), np.asarray(Image.alpha_composite(paper, stroke))[..., :3])
+    coarse = np.asarray(demo.drawn([stroke], paper, 8))[..., 0]
+    assert coarse.shape == (8, 8)
+    assert coarse[0].tolist() == [0, 255, 128, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH or in $SYNTHICL_CHROMIUM")
+@pytest.mark.parametrize("width", [1120, 390])
+def test_in_a_browser(use, tmp_path, width):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    test = load(None).splits["test"]
+    Image.fromarray(test.images[test.labels.tolist().index(0)]).save(tmp_path / "digit.png")
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (tmp_path / "<i>not.png").write_bytes(b"no image")
+
+    def act(address):
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            asked, failed = [], []
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("pageerror", lambda error: failed.append(str(error)))
+
+            def upload(name):
+                page.goto(address)
+                page.wait_for_selector("#upload input[type=file]", state="attached")
+                page.wait_for_load_state("networkidle")
+                page.set_input_files("#upload input[type=file]", tmp_path / name)
+
+            upload("digit.png")
+            page.wait_for_selector("#answer .label")
+            assert page.inner_text("#answer .label") == "0"
+            assert page.locator("#answer .rows li").count() == 20
+            assert page.locator("#answer .warning").count() == 0
+            # Nothing is wider than the screen, and the examples can be chosen.
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.locator(".gallery-item").nth(1).click()
+            page.wait_for_function("document.querySelector('#answer .label').innerText == '1'")
+            upload("noise.png")
+            page.wait_for_selector("#answer .warning")
+            assert page.inner_text("#answer .warning").startswith("Unlike the training images.")
+            upload("<i>not.png")
+            page.wait_for_selector("#answer .warning")
+            line = page.inner_text("#answer")
+            assert re.fullmatch(r"\S*not\.png: not a readable image \(.*\)\. Remove it or replace it\.", line.strip())
+            # A one: a stroke from above to below.
+            page.get_by_role("tab", name="Draw").click()
+            page.wait_for_selector("#sketch canvas")
+            page.wait_for_timeout(1500)  # the pad is sized after it appeared
+            box = page.locator("#sketch canvas").bounding_box()
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            page.mouse.move(x - 30, y - 70)
+            page.mouse.down()
+            page.mouse.move(x + 5, y - 110, steps=5)
+            page.mouse.move(x + 5, y + 110, steps=10)
+            page.mouse.up()
+            page.wait_for_selector("#answer .label")
+            assert page.inner_text("#answer .label") == "1"
+            assert not failed
+            assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+            browser.close()
+
+    use(act)
