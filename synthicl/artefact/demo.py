@@ -60,7 +60,7 @@ def demo(
     answerer = Answerer(context, backbone_weights, model_path, device, coverage, reject)
     # gradio asks an address of its authors' for newer versions and tells it what is built, unless told not to.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    with tempfile.TemporaryDirectory(prefix="synthicl-demo-") as uploads:
+    with tempfile.TemporaryDirectory(prefix=f"synthicl-demo-{os.getpid()}-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         blocks = page(answerer, Path(uploads))
         try:
@@ -221,7 +221,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def _taken(host: str, port: int, error: OSError) -> UserError:
-    reason = " ".join(str(error.strerror or error).split())
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
     return UserError(
         f"--host={host} --port={port}: cannot be served ({reason}). Choose another, such as --port={port % 65535 + 1}."
     )

@@ -1,5 +1,8 @@
 """The page of `synthicl demo`: served for real, and used in a real browser where there is one."""
 
+import base64
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -7,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,68 +66,73 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def port():
-    """One that is free."""
+    return free_port()
+
+
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-@pytest.fixture
-def use(run, port, monkeypatch, capsys):
-    """A function that runs the command, and calls what it is given with the page's address while it is served."""
-
-    def use(act, *flags):
-        served = []
-
-        def block_thread(blocks):
-            try:
-                act(f"http://127.0.0.1:{port}/")
-                served.append(blocks)
-            finally:
-                blocks.close(verbose=False)
-
-        monkeypatch.setattr(gradio.Blocks, "block_thread", block_thread)
-        monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
-        monkeypatch.setenv("GRADIO_SHARE", "True")
-        monkeypatch.setenv("GRADIO_TEMP_DIR", "")
-        code = main(["demo", str(run), f"--port={port}", *flags])
-        captured = capsys.readouterr()
-        assert code == 0, captured.err
-        (blocks,) = served
-        return blocks, captured.out
-
-    return use
-
-
-def test_it_is_served_to_this_machine_alone_and_sends_nothing(use, port):
-    def act(address):
-        page = urllib.request.urlopen(address).read().decode()
-        assert "<title>digits · version_3 · synthicl</title>" in page
-        assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-        assert Path(os.environ["GRADIO_TEMP_DIR"]).is_dir()
-        with pytest.raises(OSError), socket.create_connection((own_address(), port), 2):
-            pass
-
-    blocks, out = use(act)
-    assert out == f"digits · version_3: http://127.0.0.1:{port} (Ctrl-C ends it)\n"
-    assert blocks.share is False and blocks.share_url is None
-    assert blocks.analytics_enabled is False
-    assert not Path(os.environ["GRADIO_TEMP_DIR"]).exists()
+@contextlib.contextmanager
+def serving(run, *flags):
+    """The command in a process of its own, where what gradio leaves open is closed: address, process, first lines."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as outside:
+        # Whatever it would ask of others goes through here, and is seen.
+        proxy = f"http://127.0.0.1:{outside.getsockname()[1]}"
+        asks = {"GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_SHARE": "True", "HTTPS_PROXY": proxy, "GRADIO_TEMP_DIR": ""}
+        program = "from synthicl.cli.main import main; raise SystemExit(main())"
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "demo", str(run), f"--port={port}", *flags],
+            cwd=ROOT,
+            env=os.environ | asks,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            lines = [process.stdout.readline() for _ in range(1 + bool(flags))]
+            yield f"http://127.0.0.1:{port}/", process, lines
+            outside.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                outside.accept()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
-def own_address():
-    """An address of this machine that is not the loopback's first."""
-    return "127.0.0.2"
+@pytest.fixture(scope="module")
+def served(run):
+    with serving(run) as (address, process, lines):
+        yield address
+        port = address.rpartition(":")[2].strip("/")
+        assert lines == [f"digits · version_3: http://127.0.0.1:{port} (Ctrl-C ends it)\n"]
+        (uploads,) = Path(tempfile.gettempdir()).glob(f"synthicl-demo-{process.pid}-*")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert not uploads.exists()
+        assert "http" not in process.stdout.read()  # no address for others
 
 
-def test_another_host_is_said(use, port):
-    reached = []
+def reached(address, host):
+    """Whether the page is served at another address of this machine."""
+    try:
+        socket.create_connection((host, int(address.rpartition(":")[2].strip("/"))), 2).close()
+    except OSError:
+        return False
+    return True
 
-    def act(address):
-        reached.append(socket.create_connection((own_address(), port), 2).close())
 
-    out = use(act, "--host=0.0.0.0")[1]
-    assert reached
-    assert "--host=0.0.0.0: whoever reaches this machine can use the page." in out
+def test_it_is_served_to_this_machine_alone(served):
+    assert reached(served, "127.0.0.1")
+    assert not reached(served, "127.0.0.2")
+
+
+def test_another_host_is_said(run):
+    with serving(run, "--host=0.0.0.0") as (address, _, lines):
+        assert lines[1] == "--host=0.0.0.0: whoever reaches this machine can use the page.\n"
+        assert reached(address, "127.0.0.2")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,8 @@ def test_another_host_is_said(use, port):
         (["--port=x"], r"port"),
         (["--host=203.0.113.7"], r"--host=203\.0\.113\.7 --port=7860: cannot be served \(.*\)"),
         (["--coverage=1"], r"--coverage=1\.0: must lie between 0 and 1"),
-        (["--reject=nan"], r"--reject=nan: must lie between 0 and 1"),
+        (["--reject=0"], r"--reject=0\.0: must lie between 0 and 1"),
+        (["--reject=nan"], r"reject.*nan"),
         (["--backbone.weights=/gone"], r"--backbone\.weights"),
         (["--nope=1"], r"--nope"),
     ],
@@ -161,18 +170,6 @@ def test_a_port_that_is_taken_and_what_is_no_run(run, tmp_path, port, capsys):
     assert "a subject is required" in capsys.readouterr().err
 
 
-def test_it_ends_when_it_is_told_to(run, port):
-    command = [sys.executable, "-c", "from synthicl.cli.main import main; raise SystemExit(main())", "demo", str(run)]
-    process = subprocess.Popen([*command, f"--port={port}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline().startswith("digits · version_3: http://127.0.0.1")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.stdout.close()
-
-
 def test_a_pad_draws_what_the_dataset_has(run):
     answerer = Answerer(run)
     assert demo.pad_of(answerer) == Pad("black", 0.18, 8)
@@ -188,7 +185,7 @@ def test_a_pad_draws_what_the_dataset_has(run):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH or in $SYNTHICL_CHROMIUM")
 @pytest.mark.parametrize("width", [1120, 390])
-def test_in_a_browser(use, tmp_path, width):
+def test_in_a_browser(served, tmp_path, width):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     test = load(None).splits["test"]
     Image.fromarray(test.images[test.labels.tolist().index(0)]).save(tmp_path / "digit.png")
@@ -196,51 +193,53 @@ def test_in_a_browser(use, tmp_path, width):
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (tmp_path / "<i>not.png").write_bytes(b"no image")
 
-    def act(address):
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            asked, failed = [], []
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("pageerror", lambda error: failed.append(str(error)))
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        asked, failed = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: failed.append(str(error)))
 
-            def upload(name):
-                page.goto(address)
-                page.wait_for_selector("#upload input[type=file]", state="attached")
-                page.wait_for_load_state("networkidle")
-                page.set_input_files("#upload input[type=file]", tmp_path / name)
+        def upload(name):
+            page.goto(served)
+            page.wait_for_selector("#upload input[type=file]", state="attached")
+            page.wait_for_load_state("networkidle")
+            page.set_input_files("#upload input[type=file]", tmp_path / name)
 
-            upload("digit.png")
-            page.wait_for_selector("#answer .label")
-            assert page.inner_text("#answer .label") == "0"
-            assert page.locator("#answer .rows li").count() == 20
-            assert page.locator("#answer .warning").count() == 0
-            # Nothing is wider than the screen, and the examples can be chosen.
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.locator(".gallery-item").nth(1).click()
-            page.wait_for_function("document.querySelector('#answer .label').innerText == '1'")
-            upload("noise.png")
-            page.wait_for_selector("#answer .warning")
-            assert page.inner_text("#answer .warning").startswith("Unlike the training images.")
-            upload("<i>not.png")
-            page.wait_for_selector("#answer .warning")
-            line = page.inner_text("#answer")
-            assert re.fullmatch(r"\S*not\.png: not a readable image \(.*\)\. Remove it or replace it\.", line.strip())
-            # A one: a stroke from above to below.
-            page.get_by_role("tab", name="Draw").click()
-            page.wait_for_selector("#sketch canvas")
-            page.wait_for_timeout(1500)  # the pad is sized after it appeared
-            box = page.locator("#sketch canvas").bounding_box()
-            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-            page.mouse.move(x - 30, y - 70)
-            page.mouse.down()
-            page.mouse.move(x + 5, y - 110, steps=5)
-            page.mouse.move(x + 5, y + 110, steps=10)
-            page.mouse.up()
-            page.wait_for_selector("#answer .label")
-            assert page.inner_text("#answer .label") == "1"
-            assert not failed
-            assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-            browser.close()
-
-    use(act)
+        upload("digit.png")
+        page.wait_for_selector("#answer .label")
+        assert page.inner_text("#answer .label") == "0"
+        assert page.locator("#answer .rows li").count() == 20
+        assert page.locator("#answer .warning").count() == 0
+        # Nothing is wider than the screen, and the examples can be chosen.
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator(".gallery-item").nth(1).click()
+        page.wait_for_function("document.querySelector('#answer .label').innerText == '1'")
+        upload("noise.png")
+        page.wait_for_selector("#answer .warning")
+        assert page.inner_text("#answer .warning").startswith("Unlike the training images.")
+        upload("<i>not.png")
+        page.wait_for_selector("#answer .warning")
+        line = page.inner_text("#answer")
+        assert re.fullmatch(r"\S*not\.png: not a readable image \(.*\)\. Remove it or replace it\.", line.strip())
+        # A stroke from above to below.
+        page.get_by_role("tab", name="Draw").click()
+        page.wait_for_selector("#sketch canvas")
+        page.wait_for_timeout(1500)  # the pad is sized after it appeared
+        box = page.locator("#sketch canvas").first.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y - 100)
+        page.mouse.down()
+        page.mouse.move(x, y + 100, steps=10)
+        page.mouse.up()
+        page.wait_for_selector("#answer .label")
+        assert page.inner_text("#answer .label") in set(map(str, range(10)))
+        seen = page.get_attribute("#answer .top img", "src").partition("base64,")[2]
+        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen))).convert("L"))
+        assert seen.shape == (32, 32)
+        assert seen[8:24, 15:17].min() > 150
+        assert seen[:, [*range(8), *range(24, 32)]].max() < 20
+        assert page.title() == "digits · version_3 · synthicl"
+        assert not failed
+        assert [url for url in asked if not url.startswith((served, "data:", "blob:"))] == []
+        browser.close()
