@@ -48,8 +48,8 @@ class InContextLearner(Probe):
         self.device = str(device)
         self.seed = seed
         self.weights = file_fingerprint(path)
-        with self._in_one_line(f"{variable_of(self.name)}={path}: not a checkpoint that can be used: "):
-            check_holds_no_code(path)
+        check_holds_no_code(path, f"--probes={self.name}: {variable_of(self.name)}")
+        with self._in_one_line(f"{variable_of(self.name)}={path}: cannot be used: "):
             self.classifier = self.build(str(path))
             self.learn(np.eye(2, dtype=np.float32), np.arange(2))
 
@@ -95,14 +95,22 @@ class InContextLearner(Probe):
             raise UserError(f"--probes={self.name}: {what}{reason}") from error
 
 
-def check_holds_no_code(path: Path) -> None:
+def check_holds_no_code(path: Path, flag: str) -> None:
     """Check that a file of weights is safetensors, or a pickle of tensors and plain values alone.
 
+    Args:
+        path: the file; ``*.safetensors`` is taken at its word, anything else for torch's.
+        flag: what the message names.
+
     Raises:
-        Exception: what safetensors or torch say of it; they state no list.
+        UserError: it is not; nothing in it was executed.
     """
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt"):
-            pass
-    else:
-        torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                pass
+        else:
+            torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # neither states a list of what it raises
+        kind = "safetensors" if path.suffix == ".safetensors" else "a torch file of tensors and plain values alone"
+        raise UserError(f"{flag}={path}: is not {kind} ({type(error).__name__}). Nothing in it was run.") from error

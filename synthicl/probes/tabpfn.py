@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from typing_extensions import override
 
 from synthicl.probes.learner import InContextLearner
@@ -25,7 +26,11 @@ class TabPFNProbe(InContextLearner):
         from tabpfn import TabPFNClassifier  # type: ignore[import-not-found, unused-ignore]
 
         return TabPFNClassifier(
-            n_estimators=self.preprocessing.n_estimators, model_path=path, device=self.device, random_state=self.seed
+            n_estimators=self.preprocessing.n_estimators,
+            model_path=path,
+            device=self.device,
+            inference_precision=torch.float32,  # its default, half, answers by how many are asked at once
+            random_state=self.seed,
         )
 
 
