@@ -24,7 +24,7 @@ class CombProbe(InContextLearner):
 
     @override
     def build(self, path: str) -> Any:
-        from comb import CombClassifier  # type: ignore[import-not-found, unused-ignore]
+        from comb import CombClassifier
 
         return CombClassifier(
             checkpoint=path,

@@ -27,7 +27,7 @@ class TabDPTProbe(InContextLearner):
 
     @override
     def build(self, path: str) -> Any:
-        from tabdpt import TabDPTClassifier  # type: ignore[import-not-found, unused-ignore]
+        from tabdpt import TabDPTClassifier
 
         # Half precision and compiling, its defaults on a GPU, would make scores depend on the device.
         return TabDPTClassifier(

@@ -23,7 +23,7 @@ class TabPFNProbe(InContextLearner):
     @override
     def build(self, path: str) -> Any:
         os.environ.setdefault("TABPFN_DISABLE_TELEMETRY", "1")  # before the import: some versions report usage
-        from tabpfn import TabPFNClassifier  # type: ignore[import-not-found, unused-ignore]
+        from tabpfn import TabPFNClassifier
 
         return TabPFNClassifier(
             n_estimators=self.preprocessing.n_estimators,

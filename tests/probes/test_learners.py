@@ -51,7 +51,7 @@ def setting(preprocessing="pca3", members=4, seed=6, z=Z):
 
 
 def write_comb(path):
-    """The bundled TabICL as a checkpoint of Comb's.
+    """The bundled TabICL as a checkpoint of Comb's; ``*.safetensors`` has its configuration beside it.
 
     They differ in how attention grows with the number of rows n. TabICL multiplies queries by s log n; Comb by
     f(log n), where f is a network of one hidden layer of GELUs: f(x) = s gelu(x) - s gelu(-x) = s x.
@@ -76,7 +76,11 @@ def write_comb(path):
                 scales = content["state_dict"][f"{block}scales"]
                 scales = scales.repeat_interleave(len(value) // len(scales))
                 weights[key][:, :2] = torch.stack([scales, -scales], 1)
-    torch.save({"config": config, "state_dict": weights}, path)
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+        (path.parent / "config.json").write_text(json.dumps(config))
+    else:
+        torch.save({"config": config, "state_dict": weights}, path)
 
 
 FEATURES, CLASSES, SHARPNESS, GAIN = 12, 10, 3.0, 10.0
@@ -158,7 +162,8 @@ def write_tabpfn(path):
 
 
 WRITE = {
-    "comb": ("comb.ckpt", write_comb),
+    "comb": ("model.safetensors", write_comb),
+    "comb in one file": ("comb.ckpt", write_comb),
     "tabdpt": ("tabdpt.safetensors", write_tabdpt),
     "tabpfn": ("tabpfn.ckpt", write_tabpfn),
     "tabpfn 3.5": ("tabpfn.safetensors", write_tabpfn),
@@ -196,7 +201,7 @@ each = pytest.mark.parametrize("kind", WRITE)
 
 def by_hand(kind, path, rows, y, queries, members, seed):
     """What the package itself says."""
-    if kind == "comb":
+    if kind.startswith("comb"):
         made = sys.modules["comb"].CombClassifier(
             checkpoint=path, n_estimators=members, device="cpu", random_state=seed
         )
@@ -328,6 +333,7 @@ def test_tabpfn_reports_nothing_to_anyone(learner_of, monkeypatch):
     ("kind", "z", "y", "said"),
     [
         ("tabpfn", Z, torch.arange(12), r"Number of classes `12` exceeds the max.*"),
+        ("tabpfn", torch.randn(1001, 3), torch.arange(1001) % 3, r"RuntimeError: .*more than 1000 samples.*"),
         ("tabdpt", Z, torch.zeros(12, dtype=torch.long), r"AssertionError: Number of classes must be greater than 1"),
         ("comb", torch.full_like(Z, torch.inf), Y, r"ValueError: Input X contains infinity.*"),
     ],
