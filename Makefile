@@ -48,9 +48,10 @@ lint: .venv/ready ## Check style, types and who imports whom
 bench: .venv/ready ## Measure time and memory and write docs/speed.md and .json (over an hour; ARGS="--sections step memory bank": minutes)
 	@$(PY) benchmarks/speed.py $(ARGS)
 
-lock: .venv/ready ## Write requirements.lock from what is installed in .venv
+lock: ## Write requirements.lock from what is installed in .venv
 	@.venv/bin/pip freeze --all --exclude-editable --exclude pip --exclude synthicl 2>/dev/null \
 		| sed -E "s/^((nvidia|cuda|triton).*)/\1 ; sys_platform == 'linux'/" > requirements.lock
+	@touch .venv/ready  # which is what the lock says: nothing is to be made anew
 
 clean: ## Remove .venv and caches; outputs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build

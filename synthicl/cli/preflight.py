@@ -6,6 +6,7 @@ say which dataset, backbone and TabICL checkpoint a run needs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from synthicl.core.settings import (
     paths,
 )
 from synthicl.data.datasets import dataset_spec
+from synthicl.probes.supplied import PACKAGES, supplied
 from synthicl.tabicl.checkpoint import checkpoint_asset
 
 INSTALLED_BACKBONE = "efficientnet_lite0"  # for photographs; its weights are a Python package
@@ -59,6 +61,9 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
         # It needs no dataset. What a set of bare vectors lacks is said when it is opened.
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in ELSEWHERE})
         check(named(settings) | {"data.name": None})
+    for name in re.findall(r"\w+", str(flags.get("probes"))):
+        if name in PACKAGES:
+            supplied(name)
 
 
 def check_publication(words: Sequence[str]) -> None:

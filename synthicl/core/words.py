@@ -22,6 +22,8 @@ WORDS = {
     # probes
     "tabicl": "TabICL",
     "tabpfn": "TabPFN",
+    "tabdpt": "TabDPT",
+    "comb": "Comb",
     "linear": "logistic regression",
     "linear_reference": "the paper's linear probe",
     "knn": "nearest neighbours",

@@ -11,7 +11,7 @@ import pytest
 
 from synthicl.backbones import backbone_spec
 from synthicl.backbones.models import efficientnet
-from synthicl.cli.preflight import check, check_training
+from synthicl.cli.preflight import check, check_evaluation, check_training
 from synthicl.core.configuration import CONFIGS, config_names, default_files, read_settings, with_included
 from synthicl.core.errors import UserError
 
@@ -51,6 +51,15 @@ def starting_from(name):
 def test_message_for_what_is_unknown_or_missing(found, message):
     with pytest.raises(UserError, match=message):
         check(found)
+
+
+def test_the_page_needs_gradio(monkeypatch):
+    monkeypatch.setattr("synthicl.core.assets.find_spec", lambda name: None)
+    message = r"^demo: needs packages that are not installed \(gradio\)\. .*pip install 'synthicl\[demo\]'$"
+    with pytest.raises(UserError, match=message):
+        check_evaluation(["demo", "outputs/digits/latest"], {})
+    with pytest.raises(UserError, match=r"^demo: a subject is required"):
+        check_evaluation(["demo"], {})
 
 
 def test_what_the_project_ships_is_found():

@@ -356,6 +356,13 @@ STUDIES = [
     ("compare {run} --nope=1", r"--nope"),
     ("compare {run} --probe=linear", r"--probe"),
     ("compare {run} --probes=nope", r"--probes=nope: unknown"),
+    *(
+        (
+            f"{study} {{run}} --probes=tabicl,{name}",
+            rf"--probes={name}: (the package tab\w+ is not|SYNTHICL_.*it is not set)",
+        )
+        for study, name in (("compare", "comb"), ("compare", "tabdpt"), ("few-shot", "tabpfn"))
+    ),
     ("compare {run} --contexts=nope", r"--contexts=nope: unknown"),
     ("compare {run} --contexts=neighbors", r"--contexts=neighbors: unknown"),
     ("compare {run} --checkpoints=nope --probes=tabicl", r"--checkpoints=nope"),

@@ -16,6 +16,7 @@ from synthicl.probes.linear import C, LinearProbe
 from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
 from synthicl.probes.probe import ProbeSetting
 from synthicl.probes.ridge import LOGIT_SCALE, REGULARISATION, RidgeProbe
+from synthicl.probes.supplied import PACKAGES
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.deployment import Deployment
@@ -134,7 +135,7 @@ every_probe = pytest.mark.parametrize("make", [probe_factory(name) for name in S
 
 def test_what_the_package_ships():
     assert PROBES.names() == ["knn", "linear", "nearest_class_mean", "ridge", "tabicl"]
-    assert set(PROBES.names(optional=True)) - set(PROBES.names()) == {"linear_reference", "tabpfn"}
+    assert set(PROBES.names(optional=True)) - set(PROBES.names()) == {"linear_reference", *PACKAGES}
     for name in SHIPPED:
         probe = probe_factory(name)(SETTING)
         assert probe.name == name
@@ -143,7 +144,9 @@ def test_what_the_package_ships():
 
 
 def test_message_for_an_unknown_probe():
-    with pytest.raises(UserError, match=r"^--probes=svm: unknown\. Choose one of: .*linear, .*tabicl, tabpfn\.$"):
+    with pytest.raises(
+        UserError, match=r"^--probes=svm: unknown\. Choose one of: comb, .*linear, .*tabdpt, tabicl, tabpfn\.$"
+    ):
         probe_factory("svm")
 
 

@@ -151,7 +151,7 @@ def test_real_contexts_are_those_of_the_builders(digits):
 def test_messages_for_unknown_contexts_and_probes(digits):
     with pytest.raises(UserError, match=r"--contexts=neighbours: unknown here\. Choose among: all, centroid"):
         real_contexts(digits, 1, 1, ["neighbours"])  # there are no synthetic images to have any
-    with pytest.raises(UserError, match=r"--probes=nope: unknown\. Choose one of: knn, linear"):
+    with pytest.raises(UserError, match=r"--probes=nope: unknown\. Choose one of: comb, knn, linear"):
         list(make_probes(digits, ["nope"]))
 
 

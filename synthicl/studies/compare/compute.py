@@ -61,13 +61,13 @@ def compare(
         columns_of(name, "--preprocessings")
     ipc = ipc or subject.ipc
     draws = random_draws or subject.settings.random_draws
+    made = make_probes(subject, probes, preprocessings, checkpoints)  # first: what they lack is said before a search
     chosen = real_contexts(subject, ipc, draws, contexts)
     # What does not depend on the number of images per class is filed under the context set's own.
     fixed = [context for context in chosen if context.name in WHATEVER_IPC] + list(synthetic_contexts(subject))
     varied = [context for context in chosen if context.name not in WHATEVER_IPC]
     queries = {split: subject.embedded(split) for split in splits}
     note_parts(results, subject.data, QUERY_SPLITS)
-    made = make_probes(subject, probes, preprocessings, checkpoints)
     for per_class, group in ((ipc, varied), (subject.ipc, fixed)):
         jobs = [job for probe in made for context in group for job in jobs_of(subject, probe, context, reference_seeds)]
         scorer = subject.scorer("compare", results, ipc=per_class)
