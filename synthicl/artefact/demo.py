@@ -147,10 +147,11 @@ def page(answerer: Answerer, folder: Path) -> gr.Blocks:
                     gr.HTML(about_pad(pad, ink))
             with gr.Column(min_width=300, scale=3):
                 answer = gr.HTML(NOTHING, elem_id="answer")
+        # One question at a time, whoever asks: reading attention hooks into the network.
+        asking = {"concurrency_id": "answer", "concurrency_limit": 1, "api_visibility": "private"}
         # gradio does not read the file: that is done by the rules of predict.
-        upload.change(of_file, upload, answer, preprocess=False, show_progress="minimal", api_visibility="private")
-        shown = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
-        sketch.input(of_drawing, sketch, answer, **shown)
+        upload.change(of_file, upload, answer, preprocess=False, show_progress="minimal", **asking)
+        sketch.input(of_drawing, sketch, answer, show_progress="hidden", trigger_mode="always_last", **asking)
     return blocks
 
 
