@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/many_classes.py --data.root=PATH
     .venv/bin/python benchmarks/many_classes.py --data.root=PATH --datasets groceries-42 --objectives in_context_views
 
-An hour or two on one core. PATH is the Grocery Store Dataset, unpacked. A run that is there is not made again, and the page shows all that are
-there. Each begins with an empty cache of embeddings. test is scored once.
+An hour or two on one core. PATH is the Grocery Store Dataset, unpacked. A run that is there is not made again, and the
+page shows all that are there. Each begins with an empty cache of embeddings. test is scored once.
 """
 
 from __future__ import annotations
