@@ -31,7 +31,7 @@ TRAINING = {
 AGAIN = "The same command continues where it stopped."
 TOOLS = {
     "predict": "Classify images with a context set alone, into a CSV.",
-    "export": "Write the classifier of a run as one file: --onnx.",
+    "export": "Write the classifier of a run as one file: --onnx; a small network that learnt from it: --student.",
     "publish": "List what of a run would go to the Hugging Face Hub; send it with --upload=true.",
 }
 
@@ -46,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    return guarded(lambda: _main(arguments), "" if arguments[:1] and arguments[0] in TRAINING else AGAIN)
+    return guarded(lambda: _main(arguments), _resumes(arguments))
 
 
 def _main(args: list[str]) -> None:
@@ -218,7 +218,12 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def evaluate(args: list[str] | None = None) -> int:
     """Run ``evaluate.py``, see `main`."""
     arguments = list(sys.argv[1:] if args is None else args)
-    return guarded(lambda: _evaluate(arguments), AGAIN)
+    return guarded(lambda: _evaluate(arguments), _resumes(arguments))
+
+
+def _resumes(args: list[str]) -> str:
+    """What is said when a command was interrupted: a study continues, what writes one file begins again."""
+    return "" if args[:1] and args[0] in TRAINING | TOOLS else AGAIN
 
 
 def _evaluate(args: list[str]) -> None:

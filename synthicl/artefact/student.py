@@ -1,0 +1,307 @@
+"""``export --student``: a small network that looks at images alone, trained on a run's synthetic images.
+
+Views of the synthetic images, cropped, recoloured and blended at random, are shown to TabICL with its context, and the
+student learns the probabilities that TabICL gives them. That is knowledge distillation (G. Hinton, O. Vinyals, J. Dean,
+"Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531) at temperature 1, done as
+function matching: teacher and student see the same view, and views differ far more than the images that they are made
+of (L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022,
+https://arxiv.org/abs/2106.05237). No real image is read.
+
+The file is like that of ``--onnx`` (`synthicl.artefact.onnx_file`): the same input, output and metadata, of which
+``backbone``, ``tabicl_...``, ``preprocessing`` and ``members`` are the teacher's. Beside it:
+
+| key | what it is |
+| --- | --- |
+| ``student`` | JSON: ``parameters``, ``views``, ``steps``, ``seed`` |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, nn
+
+from synthicl.artefact.context_set import BEST
+from synthicl.artefact.onnx_file import OpenRun, example_squares, open_run, to_onnx, write_model
+from synthicl.core.errors import UserError, check_between
+from synthicl.core.randomness import keyed_generator
+from synthicl.core.settings import of_run
+from synthicl.data.augmentation import LUMA, Augmentation
+from synthicl.data.transforms import to_uint8
+from synthicl.embeddings.embedder import embed_squares
+
+OUTPUT = Path("student.onnx")  # in the current directory: a run's folder is a finished artefact
+FLAGS = "--student_"
+MAX_VIEWS, MAX_STEPS = 10**6, 10**7
+SIDE = 64  # pixels; larger squares are averaged down to a side of 64 to 127
+WIDTH, BLOCKS = 64, 3  # channels, residual blocks
+PATCH, STRIDE, PLACES = 8, 4, 4  # pixels, pixels, cells along a side
+BLOCK = 256  # views that are made and labelled at once
+BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
+CELLS = (2, 8)  # least and greatest number of random values along a side of a blend's mask
+BLENDED, GREY = 0.7, 0.7  # shares of the views
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """How a student is trained.
+
+    Args:
+        views: how many the teacher labels, at least one batch of them.
+        steps: of the optimiser, 64 views each.
+        seed: of views, weights and order.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    views: int = 16_000
+    steps: int = 1500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_between(BATCH, MAX_VIEWS, FLAGS, views=self.views)
+        check_between(1, MAX_STEPS, FLAGS, steps=self.steps)
+        check_between(0, 2**63 - 1, FLAGS, seed=self.seed)
+
+
+class Views(NamedTuple):
+    """Views of images, each a blend of two of them.
+
+    Attributes:
+        squares: (n, 3, s, s), uint8.
+        sources: (n, 2), the number of either image.
+        share: (n,), of the first image in the view, in [0, 1].
+    """
+
+    squares: Tensor
+    sources: Tensor
+    share: Tensor
+
+
+Teacher = Callable[[Views], Tensor]
+"""Views -> probabilities (n, C), float32, on the CPU."""
+
+
+class Student(nn.Module):
+    """A small convolutional network: squares in, probabilities out.
+
+    Overlapping patches, blocks of a depthwise and two pointwise convolutions at one resolution, means over a grid of
+    4 x 4 places, and a linear layer: close to A. Trockman and J. Z. Kolter, "Patches Are All You Need?", TMLR 2023,
+    https://arxiv.org/abs/2201.09792. On the digits' val it follows TabICL further than networks that begin with small
+    kernels (docs/student.md).
+
+    Args:
+        classes: C.
+        size: side s in pixels of the squares.
+    """
+
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.shrink = max(1, size // SIDE)
+        patches = nn.Conv2d(3, WIDTH, PATCH, STRIDE, (PATCH - STRIDE) // 2)
+        self.network = nn.Sequential(
+            patches,
+            nn.GroupNorm(1, WIDTH),
+            *(_Block() for _ in range(BLOCKS)),
+            _Places(patches(torch.zeros(1, 3, *2 * [size // self.shrink])).shape[-1]),
+            nn.Flatten(),
+            nn.Linear(WIDTH * PLACES**2, classes),
+        )
+
+    def shrunk(self, squares: Tensor) -> Tensor:
+        """Squares (n, 3, s, s), uint8, as the network sees them: averaged over blocks of pixels, in [0, 1]."""
+        return F.avg_pool2d(squares / 255, self.shrink)
+
+    def logits(self, shrunk: Tensor) -> Tensor:
+        """Logits (n, C) of what `shrunk` returns."""
+        found: Tensor = self.network(2 * shrunk - 1)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities (n, C) of squares (n, 3, s, s), uint8."""
+        return self.logits(self.shrunk(images)).softmax(1)
+
+
+class _Block(nn.Module):
+    """What a residual block adds is a function of each place's neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added = nn.Sequential(
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH),
+            nn.GroupNorm(1, WIDTH),  # of one image, not of a batch: real images have other statistics than the views
+            nn.Conv2d(WIDTH, 2 * WIDTH, 1),
+            nn.GELU(),
+            nn.Conv2d(2 * WIDTH, WIDTH, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.added(x)
+        return x + added
+
+
+class _Places(nn.Module):
+    """Means over a grid of places, for any ``side``: (n, c, side, side) -> (n, c, PLACES, PLACES)."""
+
+    weights: Tensor
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        # As a matrix: ONNX knows no adaptive pooling where the grid does not divide the side.
+        self.register_buffer("weights", F.adaptive_avg_pool1d(torch.eye(side), PLACES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        means: Tensor = self.weights.T @ x @ self.weights
+        return means
+
+
+def make_views(images: Tensor, count: int, size: int, flip: float, *key: int | str) -> Views:
+    """Draw views of images, as a function of ``key``.
+
+    Each is a crop of an image with its colours changed; most are blended with a crop of another along a smooth random
+    mask, and most are grey.
+
+    Args:
+        images: (n, 3, S, S), uint8.
+        count: how many views.
+        size: side of a view in pixels.
+        flip: probability that a crop is mirrored.
+        key: of the random numbers.
+    """
+    augmentation = Augmentation(flip=flip, area=(0.3, 1.0), noise_std=0.1, color=0.4)
+    generator = keyed_generator(*key)
+    sources = torch.randint(len(images), (count, 2), generator=generator)
+    crops = [
+        augmentation.apply(images[sources[:, part]] / 255, augmentation.draw(count, images.shape[-1], *key, part), size)
+        for part in range(2)
+    ]
+    mask = _masks(count, size, generator)
+    squares = mask * crops[0] + (1 - mask) * crops[1]
+    grey = (squares * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
+    is_grey = torch.rand(count, 1, 1, 1, generator=generator) < GREY
+    squares = torch.where(is_grey, grey, squares)
+    return Views(to_uint8(squares), sources, mask.mean((1, 2, 3)))
+
+
+def _masks(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Weights (count, 1, size, size) in [0, 1] of a view's first image: soft or sharp blobs, or 1 where none blends."""
+    cells = int(torch.randint(CELLS[0], CELLS[1] + 1, (), generator=generator))
+    field = F.interpolate(torch.rand(count, 1, cells, cells, generator=generator), (size, size), mode="bilinear")
+    level, sharpness, alone = torch.rand(3, count, 1, 1, 1, generator=generator)
+    mask = torch.sigmoid(2 * torch.exp(3 * sharpness) * (field - level))
+    return torch.where(alone < BLENDED, mask, torch.ones(()))
+
+
+def train_student(
+    images: Tensor, teacher: Teacher, classes: int, size: int, flip: float, settings: StudentSettings
+) -> Student:
+    """Train a student on what a teacher says about views of images.
+
+    Args:
+        images: (n, 3, S, S), uint8.
+        teacher: gives the targets.
+        classes: C.
+        size: side of a view in pixels.
+        flip: probability that a crop is mirrored.
+        settings: numbers of views and steps, seed.
+
+    Returns:
+        The student, on the CPU, in evaluation mode.
+    """
+    seed = settings.seed
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_generator("student", seed).initial_seed())
+        student = Student(classes, size)
+    seen, targets = [], []
+    for first in track(range(0, settings.views, BLOCK), f"Labelling {settings.views} views", transient=True):
+        views = make_views(images, min(BLOCK, settings.views - first), size, flip, "student views", seed, first)
+        targets.append(teacher(views))
+        seen.append(to_uint8(student.shrunk(views.squares)))
+    x, p = torch.cat(seen), torch.cat(targets)
+    optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps)
+    order = keyed_generator("student order", seed)
+    for _ in track(range(settings.steps), f"Training the student for {settings.steps} steps", transient=True):
+        rows = torch.randint(len(x), (BATCH,), generator=order)
+        loss = F.cross_entropy(student.logits(x[rows] / 255), p[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return student.eval().requires_grad_(False)
+
+
+def teacher_of(run: OpenRun) -> Teacher:
+    """TabICL with the run's context, as a teacher."""
+    backbone = run.classifier.image_embedder().backbone
+
+    def teacher(views: Views) -> Tensor:
+        return torch.from_numpy(run.classifier.predict_proba(embed_squares(backbone, views.squares).numpy())).float()
+
+    return teacher
+
+
+def flip_of(folder: Path) -> float:
+    """How often a run's own views are mirrored; 0 for a context set without its run, whose images may be digits.
+
+    Raises:
+        UserError: the run's config.yaml is damaged.
+    """
+    home = folder.parent if folder.name == BEST else folder
+    if not (home / "config.yaml").is_file():
+        return 0.0
+    try:
+        return Augmentation(**of_run(home).augmentation).flip
+    except TypeError as error:
+        raise UserError(f"{home}: model.views.augmentation: {error}. Mend its config.yaml.") from error
+
+
+def export_student(
+    context: Path,
+    output: Path | None = None,
+    settings: StudentSettings | None = None,
+    backbone_weights: str | None = None,
+    model_path: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Path:
+    """Train a student of a run's classifier and write it as one ONNX file.
+
+    Args:
+        context: folder of a finished run, or of a context set with images, or a repository of the Hugging Face Hub.
+        output: the file; None for ``student.onnx`` in the current directory. It is written whole or not at all.
+        settings: numbers of views and steps, seed.
+        backbone_weights: a local weights file; None for the one the run was made with, the bundled or downloaded one.
+        model_path: a TabICL checkpoint file; None for the one the run was made with.
+        device: where backbone and TabICL run; the student is trained on the CPU.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: see `synthicl.artefact.onnx_file.export_onnx`; or the context set has no images.
+    """
+    output = OUTPUT if output is None else output
+    settings = StudentSettings() if settings is None else settings
+    run = open_run(context, "--student", output, OUTPUT, backbone_weights, model_path, device)
+    images = run.context_set.images
+    if images is None:
+        raise UserError(
+            f"--student: the context set in {context} has no images, only vectors, and a student learns from images. "
+            "Name a finished run, or use --onnx."
+        )
+    size = int(run.metadata["crop_size"])
+    classes = len(run.classifier.classes_)
+    student = train_student(images, teacher_of(run), classes, size, flip_of(run.folder), settings)
+    squares = example_squares(run.context_set, size)
+    about = {"parameters": sum(tensor.numel() for tensor in student.parameters())} | asdict(settings)
+    model = to_onnx(student, run.metadata | {"student": json.dumps(about)})
+    write_model(model, output, "--student", squares, student(squares).numpy())
+    return output
