@@ -41,8 +41,8 @@ OUTPUT = Path("student.onnx")  # in the current directory: a run's folder is a f
 FLAGS = "--student_"
 MAX_VIEWS, MAX_STEPS = 10**6, 10**7
 SIDE = 64  # pixels; larger squares are averaged down to a side of 64 to 127
-WIDTH, BLOCKS = 64, 3  # channels, residual blocks
-PATCH, STRIDE, PLACES = 8, 4, 4  # pixels, pixels, cells along a side
+WIDTH, GROUPS = 64, 8  # channels, and those that are normalised together
+PATCH, PLACES = 8, 4  # pixels along a side, and cells that the last layer tells apart
 BLOCK = 256  # views that are made and labelled at once
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
 CELLS = (2, 8)  # least and greatest number of random values along a side of a blend's mask
@@ -91,12 +91,10 @@ Teacher = Callable[[Views], Tensor]
 
 
 class Student(nn.Module):
-    """A small convolutional network: squares in, probabilities out.
+    """A convolutional network of about 0.1 M parameters: squares in, probabilities out.
 
-    Overlapping patches, blocks of a depthwise and two pointwise convolutions at one resolution, means over a grid of
-    4 x 4 places, and a linear layer: close to A. Trockman and J. Z. Kolter, "Patches Are All You Need?", TMLR 2023,
-    https://arxiv.org/abs/2201.09792. On the digits' val it follows TabICL further than networks that begin with small
-    kernels (docs/student.md).
+    It begins with large overlapping patches, as the teacher's backbones do. On the digits' val it follows TabICL further
+    so than with small kernels (docs/student.md).
 
     Args:
         classes: C.
@@ -106,15 +104,11 @@ class Student(nn.Module):
     def __init__(self, classes: int, size: int) -> None:
         super().__init__()
         self.shrink = max(1, size // SIDE)
-        patches = nn.Conv2d(3, WIDTH, PATCH, STRIDE, (PATCH - STRIDE) // 2)
-        self.network = nn.Sequential(
-            patches,
-            nn.GroupNorm(1, WIDTH),
-            *(_Block() for _ in range(BLOCKS)),
-            _Places(patches(torch.zeros(1, 3, *2 * [size // self.shrink])).shape[-1]),
-            nn.Flatten(),
-            nn.Linear(WIDTH * PLACES**2, classes),
-        )
+        layers = _convolution(3, PATCH, PATCH // 2)
+        while (places := _places(layers, size // self.shrink)) > PLACES:
+            layers += _convolution(WIDTH, 3, 2)
+        layers += _convolution(WIDTH, 3, 1)
+        self.network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTH * places**2, classes))
 
     def shrunk(self, squares: Tensor) -> Tensor:
         """Squares (n, 3, s, s), uint8, as the network sees them: averaged over blocks of pixels, in [0, 1]."""
@@ -130,37 +124,17 @@ class Student(nn.Module):
         return self.logits(self.shrunk(images)).softmax(1)
 
 
-class _Block(nn.Module):
-    """What a residual block adds is a function of each place's neighbours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.added = nn.Sequential(
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH),
-            nn.GroupNorm(1, WIDTH),  # of one image, not of a batch: real images have other statistics than the views
-            nn.Conv2d(WIDTH, 2 * WIDTH, 1),
-            nn.GELU(),
-            nn.Conv2d(2 * WIDTH, WIDTH, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.added(x)
-        return x + added
+def _convolution(channels: int, kernel: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, WIDTH, kernel, stride, (kernel - 1) // 2)
+    # Statistics of one image, not of a batch: real images have others than the views.
+    return [convolution, nn.GroupNorm(GROUPS, WIDTH), nn.GELU()]
 
 
-class _Places(nn.Module):
-    """Means over a grid of places, for any ``side``: (n, c, side, side) -> (n, c, PLACES, PLACES)."""
-
-    weights: Tensor
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        # As a matrix: ONNX knows no adaptive pooling where the grid does not divide the side.
-        self.register_buffer("weights", F.adaptive_avg_pool1d(torch.eye(side), PLACES))
-
-    def forward(self, x: Tensor) -> Tensor:
-        means: Tensor = self.weights.T @ x @ self.weights
-        return means
+def _places(layers: list[nn.Module], side: int) -> int:
+    """Cells along a side of what layers make of a square."""
+    with torch.no_grad():
+        found: Tensor = nn.Sequential(*layers)(torch.zeros(1, 3, side, side))
+    return found.shape[-1]
 
 
 def make_views(images: Tensor, count: int, size: int, flip: float, *key: int | str) -> Views:
