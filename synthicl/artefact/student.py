@@ -33,7 +33,7 @@ from synthicl.artefact.onnx_file import OpenRun, example_squares, open_run, to_o
 from synthicl.core.errors import UserError, check_between
 from synthicl.core.randomness import keyed_generator
 from synthicl.core.settings import of_run
-from synthicl.data.augmentation import LUMA, Augmentation
+from synthicl.data.augmentation import Augmentation
 from synthicl.data.transforms import to_uint8
 from synthicl.embeddings.embedder import embed_squares
 
@@ -46,7 +46,10 @@ PATCH, PLACES = 8, 4  # pixels along a side, and cells that the last layer tells
 BLOCK = 256  # views that are made and labelled at once
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
 CELLS = (2, 8)  # least and greatest number of random values along a side of a blend's mask
-BLENDED, GREY = 0.7, 0.7  # shares of the views
+BLENDED, BLURRED, GREY = 0.7, 0.7, 0.7  # shares of the views
+TURN, STRETCH, SHIFT = 0.35, 0.3, 0.5  # radians; of the logarithm of a side; of half a side
+SCALE = (0.6, 1.3)  # side of what a view shows, in sides of the image
+COLOUR, NOISE = 0.4, 0.1  # relative change of light and contrast; greatest standard deviation, of [0, 1]
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ Teacher = Callable[[Views], Tensor]
 class Student(nn.Module):
     """A convolutional network of about 0.1 M parameters: squares in, probabilities out.
 
-    It begins with large overlapping patches, as the teacher's backbones do. On the digits' val it follows TabICL further
-    so than with small kernels (docs/student.md).
+    It begins with large overlapping patches, as the teacher's backbones do: on the digits' val it follows TabICL
+    further so than with small ones.
 
     Args:
         classes: C.
@@ -140,29 +143,49 @@ def _places(layers: list[nn.Module], side: int) -> int:
 def make_views(images: Tensor, count: int, size: int, flip: float, *key: int | str) -> Views:
     """Draw views of images, as a function of ``key``.
 
-    Each is a crop of an image with its colours changed; most are blended with a crop of another along a smooth random
-    mask, and most are grey.
+    Each is an image that was turned, stretched and shifted, most of them blended with another along a smooth random
+    mask; then most are blurred, most are made grey by a weighting of the channels of their own, and light, contrast and
+    noise are added.
 
     Args:
         images: (n, 3, S, S), uint8.
         count: how many views.
         size: side of a view in pixels.
-        flip: probability that a crop is mirrored.
+        flip: probability that an image is mirrored.
         key: of the random numbers.
     """
-    augmentation = Augmentation(flip=flip, area=(0.3, 1.0), noise_std=0.1, color=0.4)
     generator = keyed_generator(*key)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
     sources = torch.randint(len(images), (count, 2), generator=generator)
-    crops = [
-        augmentation.apply(images[sources[:, part]] / 255, augmentation.draw(count, images.shape[-1], *key, part), size)
-        for part in range(2)
-    ]
+    first, second = (_moved(images[sources[:, part]] / 255, size, flip, draw) for part in range(2))
     mask = _masks(count, size, generator)
-    squares = mask * crops[0] + (1 - mask) * crops[1]
-    grey = (squares * torch.tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    is_grey = torch.rand(count, 1, 1, 1, generator=generator) < GREY
-    squares = torch.where(is_grey, grey, squares)
-    return Views(to_uint8(squares), sources, mask.mean((1, 2, 3)))
+    views = mask * first + (1 - mask) * second
+    reach = size // 16
+    blurred = F.avg_pool2d(F.pad(views, 4 * (reach,), mode="reflect"), 2 * reach + 1, 1)
+    views = torch.where(draw(1, 1, 1) < BLURRED, blurred, views)
+    weights = draw(3, 1, 1)
+    grey = (views * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+    views = torch.where(draw(1, 1, 1) < GREY, grey, views)
+    views = views * (1 + COLOUR * (2 * draw(3, 1, 1) - 1)) * (1 + COLOUR * (2 * draw(1, 1, 1) - 1))
+    mean = views.mean((1, 2, 3), keepdim=True)
+    views = mean + (1 + COLOUR * (2 * draw(1, 1, 1) - 1)) * (views - mean)
+    noise = torch.randn(views.shape, generator=generator)
+    return Views(to_uint8(views + NOISE * draw(1, 1, 1) * noise), sources, mask.mean((1, 2, 3)))
+
+
+def _moved(images: Tensor, size: int, flip: float, draw: Callable[..., Tensor]) -> Tensor:
+    """Images turned, stretched, shifted and mirrored, (count, 3, size, size); what lies outside is a reflection."""
+    angle = TURN * (2 * draw() - 1)
+    scale = SCALE[0] + (SCALE[1] - SCALE[0]) * draw()
+    stretch = torch.exp(STRETCH * (2 * draw() - 1))
+    mirror = torch.where(draw() < flip, -1.0, 1.0)
+    rows = [scale * stretch * mirror * angle.cos(), -scale * angle.sin(), SHIFT * (2 * draw() - 1)]
+    rows += [scale * mirror * angle.sin(), scale / stretch * angle.cos(), SHIFT * (2 * draw() - 1)]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def _masks(count: int, size: int, generator: torch.Generator) -> Tensor:
