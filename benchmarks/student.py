@@ -13,6 +13,8 @@ from __future__ import annotations
 import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
 
 import argparse
+import shlex
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -58,7 +60,8 @@ class LinearClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify squares."""
-        return (self.backbone(images / 255) @ self.weight + self.bias).softmax(1)
+        logits: Tensor = self.backbone(images / 255) @ self.weight + self.bias
+        return logits.softmax(1)
 
 
 class Measured(NamedTuple):
@@ -193,7 +196,7 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = [StudentSettings(options.views, options.steps, seed) for seed in range(options.seeds)]
     parts = [row(folder, options.split, seeds) for folder in options.runs]
-    command = f".venv/bin/python benchmarks/student.py {' '.join(map(str, options.runs))}"
+    command = f".venv/bin/python benchmarks/student.py {shlex.join(sys.argv[1:])}"
     options.page.write_text(page(parts, command, seeds), encoding="utf-8")
     print(f"{options.page} written.")
 

@@ -446,7 +446,7 @@ STUDIES = [
     ("export {run} --student={run}/context.safetensors", r"context\.safetensors, which is read\. Name another file"),
     ("export {run} --student={run}/config.yaml", r"config\.yaml, which is read\. Name another file"),
     ("export {run} --onnx=a.onnx --student=./a.onnx", r"--student=\./a\.onnx: is the file that --onnx names"),
-    ("export {run} --onnx --student_steps=5", r"--student_steps=5: is for --student, which is missing"),
+    ("export {run} --onnx --student_steps=5", r"--student_steps=5: is for --student, which is not asked for"),
     *(
         (f"export {{run}} --student --student_{name}={value}", rf"student_{name}")
         for name, value in (("views", 1), ("views", "x"), ("steps", 0), ("seed", -1), ("seed", 2**63), ("nope", 1))
