@@ -27,11 +27,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import synthicl
 from synthicl.artefact.classifier import InContextClassifier, open_context_set
@@ -87,58 +87,123 @@ def export_onnx(
             one of the files that are read, a context that cannot be kept, more numbers than a file can hold, or a file
             that computes something else.
     """
-    require_packages("--onnx", "onnx", *ONNX_PACKAGES)
     output = OUTPUT if output is None else output
-    if (kind := kind_of(output)) not in (FILE, ABSENT):
-        example = output / OUTPUT if kind == FOLDER else OUTPUT
-        raise UserError(f"--onnx={output}: is {kind}. Name a file, for example {example}.")
-    check_writable(output.parent, f"--onnx={output}")
-    context = local_folder(context)
-    own_model, own_weights = files_of_the_run(context)
-    context_set = ContextSet.load(context)
-    classifier = open_context_set(context_set, model_path or own_model, "cpu", backbone_weights or own_weights)
+    _, classifier, context_set, about = open_run(context, "--onnx", output, OUTPUT, backbone_weights, model_path)
     deployed = DeployedClassifier(classifier).eval()
-    weights, checkpoint = deployed.backbone.weights, classifier.probe_.deployment.model_path
-    if onto := same_file(output, [context / CONTEXT_FILE, context / "config.yaml", weights, checkpoint]):
-        raise UserError(f"--onnx={output}: is {onto}, which is read. Name another file, for example {OUTPUT}.")
-    metadata = describe(classifier, deployed) | {"context_set": file_fingerprint(context / CONTEXT_FILE)}
     squares = example_squares(context_set, deployed.crop_size)
     expected = classifier.predict_proba(embed_squares(deployed.backbone, squares).numpy())
     print("Tracing the classifier takes a minute or less.", flush=True)
-    model = to_onnx(deployed, metadata)
-
-    def write(path: Path) -> None:
-        path.write_bytes(model.SerializeToString())
-        check_file(path, squares.numpy(), expected)
-
-    write_whole(output, write)
-    about = f"{len(classifier.classes_)} classes, {deployed.crop_size} px, {output.stat().st_size / 1e6:.1f} MB"
-    print(f"{about}: {printable(output)}", flush=True)
+    model = to_onnx(deployed, about | {"temperature": str(deployed.temperature)})
+    write_model(model, output, "--onnx", squares, expected)
     return output
 
 
-def describe(classifier: InContextClassifier, deployed: DeployedClassifier) -> dict[str, str]:
-    """The metadata of a file, see the module; the context set's fingerprint aside."""
-    context, deployment = classifier.context_, classifier.probe_.deployment
+class OpenRun(NamedTuple):
+    """A run that a file is made from.
+
+    Attributes:
+        folder: of the run, or of the context set.
+        classifier: fitted.
+        context_set: it was fitted on.
+        metadata: what every file says about itself.
+    """
+
+    folder: Path
+    classifier: InContextClassifier
+    context_set: ContextSet
+    metadata: dict[str, str]
+
+
+def open_run(
+    context: Path,
+    flag: str,
+    output: Path,
+    example: Path,
+    backbone_weights: str | None = None,
+    model_path: str | None = None,
+    device: torch.device | str = "cpu",
+) -> OpenRun:
+    """Check where a file is to go, and open the run that it is made from.
+
+    Args:
+        context: see `export_onnx`.
+        flag: that asks for the file.
+        output: the file.
+        example: what could be named in its place.
+        backbone_weights: see `export_onnx`.
+        model_path: see `export_onnx`.
+        device: where backbone and TabICL run.
+
+    Raises:
+        UserError: a package is missing, no context set, other weights than the run's, a missing file, or an output that
+            cannot be written or is one of the files that are read.
+    """
+    require_packages(flag, "onnx", *ONNX_PACKAGES)
+    if (kind := kind_of(output)) not in (FILE, ABSENT):
+        named = output / example if kind == FOLDER else example
+        raise UserError(f"{flag}={output}: is {kind}. Name a file, for example {named}.")
+    check_writable(output.parent, f"{flag}={output}")
+    context = local_folder(context)
+    own_model, own_weights = files_of_the_run(context)
+    context_set = ContextSet.load(context)
+    classifier = open_context_set(context_set, model_path or own_model, device, backbone_weights or own_weights)
+    files = [classifier.image_embedder().backbone.weights, classifier.probe_.deployment.model_path]
+    files += [folder / "config.yaml" for folder in (context, context.parent)]
+    if onto := same_file(output, [context / CONTEXT_FILE, *files]):
+        raise UserError(f"{flag}={output}: is {onto}, which is read. Name another file, for example {example}.")
+    about = describe(classifier) | {"context_set": file_fingerprint(context / CONTEXT_FILE)}
+    return OpenRun(context, classifier, context_set, about)
+
+
+def write_model(model: onnx.ModelProto, output: Path, flag: str, squares: Tensor, expected: np.ndarray) -> None:
+    """Put a file in its place once it computes what is expected, and say so.
+
+    Args:
+        model: with its metadata.
+        output: the file.
+        flag: that asked for it.
+        squares: (n, 3, s, s), uint8.
+        expected: (n, C), the probabilities of these squares.
+
+    Raises:
+        UserError: it computes something else, or cannot be written.
+    """
+
+    def write(path: Path) -> None:
+        path.write_bytes(model.SerializeToString())
+        check_file(path, squares.numpy(), expected, flag)
+
+    write_whole(output, write)
+    about = f"{expected.shape[1]} classes, {squares.shape[-1]} px, {output.stat().st_size / 1e6:.1f} MB"
+    print(f"{about}: {printable(output)}", flush=True)
+
+
+def describe(classifier: InContextClassifier) -> dict[str, str]:
+    """The metadata of a file, see the module; what only one kind of file has aside."""
+    context, deployment, embedder = classifier.context_, classifier.probe_.deployment, classifier.image_embedder()
     versions = {name: version(name) for name in ("torch", "tabicl", *ONNX_PACKAGES)}
+    members = classifier.probe_.fitted.ensemble_generator_.ensemble_configs_
     return {
-        "class_names": json.dumps(deployed.class_names),
-        "crop_size": str(deployed.crop_size),
+        "class_names": json.dumps([str(name) for name in classifier.classes_]),
+        "crop_size": str(embedder.crop_size),
         "resize": RESIZE,
-        "backbone": deployed.backbone.name,
-        "backbone_weights": deployed.backbone.fingerprint,
-        "backbone_licence": deployed.backbone.licence,
+        "backbone": embedder.backbone.name,
+        "backbone_weights": embedder.backbone.fingerprint,
+        "backbone_licence": embedder.backbone.licence,
         "tabicl_checkpoint": deployment.checkpoint,
         "tabicl_weights": file_fingerprint(deployment.model_path),
         "preprocessing": context.preprocessing.name,
-        "members": str(len(deployed.tabicl.classes)),
-        "temperature": str(deployed.temperature),
+        "members": str(sum(map(len, members.values()))),
         "versions": json.dumps({"synthicl": synthicl.__version__} | versions),
     } | {name: str(context.metadata[name]) for name in ("dataset", "dataset_licence") if name in context.metadata}
 
 
-def to_onnx(deployed: DeployedClassifier, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Trace the classifier.
+def to_onnx(deployed: nn.Module, metadata: dict[str, str]) -> onnx.ModelProto:
+    """Trace a classifier.
+
+    Args:
+        deployed: squares (B, 3, s, s), uint8, in, probabilities (B, C) out.
+        metadata: what the file says about itself; ``crop_size`` is s.
 
     Raises:
         UserError: its numbers do not fit into one file.
@@ -146,14 +211,15 @@ def to_onnx(deployed: DeployedClassifier, metadata: dict[str, str]) -> onnx.Mode
     # Optional packages, looked for by the caller.
     import onnx
 
-    size = sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
-    if size > MAX_BYTES:
+    numbers = sum(tensor.nbytes for tensor in (*deployed.parameters(), *deployed.buffers()))
+    if numbers > MAX_BYTES:
         raise UserError(
-            f"--onnx: backbone, TabICL and context are {size / 2**30:.1f} GiB, and an ONNX file holds 2 GiB. "
+            f"--onnx: backbone, TabICL and context are {numbers / 2**30:.1f} GiB, and an ONNX file holds 2 GiB. "
             "Use a run with a smaller backbone, fewer columns (rotated16) or fewer members."
         )
     # Not 1 image, which the exporter would take for a constant.
-    images = torch.zeros(2, 3, deployed.crop_size, deployed.crop_size, dtype=torch.uint8)
+    size = int(metadata["crop_size"])
+    images = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with torch.no_grad(), _quiet():
         deployed(images)  # what a network computes once per size is computed here, not in the file
         program = torch.onnx.export(
@@ -184,7 +250,7 @@ def example_squares(context: ContextSet, size: int) -> Tensor:
     return torch.cat([crop_centre(context.images[: CHECKED // 2], size), noise])
 
 
-def check_file(path: Path, squares: np.ndarray, expected: np.ndarray) -> None:
+def check_file(path: Path, squares: np.ndarray, expected: np.ndarray, flag: str) -> None:
     """Compare what onnxruntime makes of a file with what is expected, image by image and all at once.
 
     Raises:
@@ -203,7 +269,7 @@ def check_file(path: Path, squares: np.ndarray, expected: np.ndarray) -> None:
     error = max(float(np.abs(found - expected).max()) for found in (together, alone))
     if not error <= TOLERANCE:  # NaN is not
         raise UserError(
-            f"--onnx: in onnxruntime {version('onnxruntime')} the probabilities differ from PyTorch's by {error:.2g}, "
+            f"{flag}: in onnxruntime {version('onnxruntime')} the probabilities differ from PyTorch's by {error:.2g}, "
             f"more than {TOLERANCE:g}. Nothing was written; use synthicl predict, and please report it."
         )
 

@@ -41,7 +41,7 @@ EARLY: dict[str, Any] = {
 }
 """What is read of a training before torch is loaded, with the defaults of the full parser."""
 
-ALONE = {"--onnx"}
+ALONE = {"--onnx", "--student"}
 """Flags that may stand without a value, which they take as ``--flag=VALUE`` alone."""
 
 _PATHS = {"data.root", "backbone.weights", "tabicl.model_path", "ckpt_path", "extend"}

@@ -24,6 +24,12 @@ from synthicl.studies.results import Results
 from synthicl.studies.study import Study
 from synthicl.studies.subject import Subject
 
+STUDENT = {
+    "views": "How many views TabICL labels for the student.",
+    "steps": "Steps of the student's training, 64 views each.",
+    "seed": "Of the student's views, weights and order.",
+}
+
 
 def asked_for(args: list[str]) -> list[Study]:
     """The study that a command line names; all where it names none, to show which there are."""
@@ -109,6 +115,10 @@ def _export_parser() -> ArgumentParser:
     command.add_argument("subject", help="Folder of a run or a context set.")
     text = "As ONNX, images in and probabilities out; classifier.onnx in the current directory if =FILE is left out."
     command.add_argument("--onnx", metavar="FILE", help=text)
+    text = "A small network trained on what the classifier says of views of the synthetic images; student.onnx."
+    command.add_argument("--student", metavar="FILE", help=text)
+    for name, text in STUDENT.items():
+        command.add_argument(f"--student_{name}", type=int, help=text)
     for flag in ("backbone.weights", "tabicl.model_path"):
         command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     return command
@@ -159,9 +169,16 @@ def run(args: list[str]) -> None:
     if name == "export":
         # Loads tabicl with it, which a study may not need.
         from synthicl.artefact.onnx_file import export_onnx
+        from synthicl.artefact.student import StudentSettings, export_student
 
-        output = Path(settings["onnx"]) if settings["onnx"] else None
-        export_onnx(Path(settings["subject"]), output, settings["backbone.weights"], settings["tabicl.model_path"])
+        what, files = Path(settings["subject"]), (settings["backbone.weights"], settings["tabicl.model_path"])
+        onnx, student = settings["onnx"], settings["student"]  # None where a file is not asked for, "" without a name
+        asked = {name: settings[f"student_{name}"] for name in STUDENT if settings[f"student_{name}"] is not None}
+        training = StudentSettings(**asked)
+        if onnx is not None:
+            export_onnx(what, Path(onnx) if onnx else None, *files)
+        if student is not None:
+            export_student(what, Path(student) if student else None, training, *files, best_device())
         return
     given = {flag: settings.pop(flag) for flag in ELSEWHERE | FOR_DATASETS}
     what, output = settings.pop("subject"), settings.pop("output")

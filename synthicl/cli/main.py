@@ -32,7 +32,7 @@ AGAIN = "The same command continues where it stopped."
 TOOLS = {
     "predict": "Classify images with a context set alone, into a CSV.",
     "demo": "Open a page for the browser that shows what a context set says of an image.",
-    "export": "Write the classifier of a run as one file: --onnx.",
+    "export": "Write the classifier of a run as one file: --onnx; a small network that learnt from it: --student.",
     "publish": "List what of a run would go to the Hugging Face Hub; send it with --upload=true.",
 }
 
@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    return guarded(lambda: _main(arguments), "" if arguments[:1] and arguments[0] in TRAINING else AGAIN)
+    return guarded(lambda: _main(arguments), _resumes(arguments))
 
 
 def _main(args: list[str]) -> None:
@@ -219,7 +219,12 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def evaluate(args: list[str] | None = None) -> int:
     """Run ``evaluate.py``, see `main`."""
     arguments = list(sys.argv[1:] if args is None else args)
-    return guarded(lambda: _evaluate(arguments), AGAIN)
+    return guarded(lambda: _evaluate(arguments), _resumes(arguments))
+
+
+def _resumes(args: list[str]) -> str:
+    """What is said when a command was interrupted: a study continues, what writes one file begins again."""
+    return "" if args[:1] and args[0] in TRAINING | TOOLS else AGAIN
 
 
 def _evaluate(args: list[str]) -> None:

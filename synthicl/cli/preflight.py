@@ -47,9 +47,7 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
         raise UserError(f"{words[0]}: a subject is required. Name a folder, such as outputs/digits/latest.")
     command, what = words[:2]
     if command == "export":
-        if "onnx" not in flags:
-            raise UserError("export: what to write is missing. Give --onnx, or --onnx=FILE.")
-        require_packages("--onnx", "onnx", *ONNX_PACKAGES)
+        check_export(flags)
     if command == "demo":
         require_packages("demo", "demo", "gradio")
     if command == "publish":
@@ -64,6 +62,26 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
     for name in re.findall(r"\w+", str(flags.get("probes"))):
         if name in PACKAGES:
             supplied(name)
+
+
+def check_export(flags: Mapping[str, str | None]) -> None:
+    """Check that ``export`` is told what to write, into files of their own.
+
+    Raises:
+        UserError: it is not, or a package is missing.
+    """
+    asked = [f"--{name}" for name in ("onnx", "student") if name in flags]
+    if not asked:
+        raise UserError("export: what to write is missing. Give --onnx or --student, or --onnx=FILE, --student=FILE.")
+    for name in flags:
+        if name.startswith("student_") and "--student" not in asked:
+            raise UserError(
+                f"--{name}={flags[name]}: is for --student, which is not asked for. Add it, or leave this out."
+            )
+    onnx, student = flags.get("onnx"), flags.get("student")
+    if onnx and student and Path(onnx).absolute() == Path(student).absolute():
+        raise UserError(f"--student={student}: is the file that --onnx names. Name another, for example student.onnx.")
+    require_packages(asked[0], "onnx", *ONNX_PACKAGES)
 
 
 def check_publication(words: Sequence[str]) -> None:

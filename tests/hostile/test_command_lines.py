@@ -431,7 +431,7 @@ STUDIES = [
     ("trust {run} --contexts=nope", r"nope"),
     ("predict {run} {run}/images --backbone.weights={place}/gone", r"--backbone\.weights"),
     ("export", r"subject|required"),
-    ("export {run}", r"export: what to write is missing\. Give --onnx, or --onnx=FILE"),
+    ("export {run}", r"export: what to write is missing\. Give --onnx or --student, or --onnx=FILE"),
     ("export --onnx", r"export: a subject is required"),
     ("export digits --onnx", r"digits: no context set there"),
     ("export {run} x.onnx --onnx", r"x\.onnx"),
@@ -440,6 +440,17 @@ STUDIES = [
     ("export {run} --onnx={place}/file/x.onnx", r"--onnx={place}/file/x\.onnx: {place}/file is not a folder"),
     ("export {run} --onnx={run}/context.safetensors", r"context\.safetensors, which is read\. Name another file"),
     ("export {run} --onnx --backbone.weights={place}/gone", r"--backbone\.weights"),
+    ("export --student", r"export: a subject is required"),
+    ("export digits --student", r"digits: no context set there"),
+    ("export {run} --student={place}/empty", r"--student={place}/empty: is a folder\. Name a file"),
+    ("export {run} --student={run}/context.safetensors", r"context\.safetensors, which is read\. Name another file"),
+    ("export {run} --student={run}/config.yaml", r"config\.yaml, which is read\. Name another file"),
+    ("export {run} --onnx=a.onnx --student=./a.onnx", r"--student=\./a\.onnx: is the file that --onnx names"),
+    ("export {run} --onnx --student_steps=5", r"--student_steps=5: is for --student, which is not asked for"),
+    *(
+        (f"export {{run}} --student --student_{name}={value}", rf"student_{name}")
+        for name, value in (("views", 1), ("views", "x"), ("steps", 0), ("seed", -1), ("seed", 2**63), ("nope", 1))
+    ),
     ("nope", r"nope: unknown command"),
     ("fit", r"data\.name"),
     ("validate", r"data\.name|ckpt"),
