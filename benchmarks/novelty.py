@@ -9,6 +9,8 @@ Pairs that results are reported for (test, groceries against digits, noise) choo
 
 from __future__ import annotations
 
+import synthicl  # noqa: F401  # isort: skip  # first: it sets how threads wait, before torch loads OpenMP
+
 import argparse
 import string
 from collections.abc import Callable

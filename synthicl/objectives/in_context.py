@@ -134,7 +134,7 @@ class InContext(Objective):
         target = truth
         if self.targets == "linear":
             weight, bias = self._teacher
-            logits = real.z[drawn] @ weight + bias
+            logits = real.z[drawn] @ weight.to(real.z) + bias.to(real.z)
             target = logits[..., to_device(classes, logits.device)].softmax(-1) * (truth >= 0)[..., None]
 
         losses = []

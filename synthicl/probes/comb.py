@@ -24,6 +24,7 @@ class CombProbe(InContextLearner):
 
     @override
     def build(self, path: str) -> Any:
+        # An optional package.
         from comb import CombClassifier
 
         return CombClassifier(

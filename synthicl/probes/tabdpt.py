@@ -27,6 +27,7 @@ class TabDPTProbe(InContextLearner):
 
     @override
     def build(self, path: str) -> Any:
+        # An optional package.
         from tabdpt import TabDPTClassifier
 
         # Half precision and compiling, its defaults on a GPU, would make scores depend on the device.

@@ -23,6 +23,7 @@ class TabPFNProbe(InContextLearner):
     @override
     def build(self, path: str) -> Any:
         os.environ.setdefault("TABPFN_DISABLE_TELEMETRY", "1")  # before the import: some versions report usage
+        # An optional package.
         from tabpfn import TabPFNClassifier
 
         return TabPFNClassifier(

@@ -178,8 +178,8 @@ def test_evaluate_adds_what_the_table_lacks_and_repeats_nothing(finished, capsys
     out = capsys.readouterr().out
     assert "synthetic - herding" in out
     assert "\ntest is scored: choose nothing by it.\n" in out
-    assert "Seconds to fit + to predict 539 queries" in out
     page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Seconds to fit + to predict 539 queries" in page
     assert "herding" in page and "data:image/png;base64" in page and "config.yaml" in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # opens without a network
     for suffix in ("png", "svg"):

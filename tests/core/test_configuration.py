@@ -93,7 +93,12 @@ def test_the_default_objective_is_the_configuration_of_that_name():
 
 @pytest.mark.parametrize("name", [name for name in config_names("data") if name != "digits"])
 def test_photographs_share_a_recipe(name):
-    assert named("recipe/photographs").items() <= named(f"data/{name}").items()
+    """Those with more classes than TabICL has outputs have it without TabICL in the loop."""
+    recipe, found = named("recipe/photographs"), named(f"data/{name}")
+    if name in {"groceries-42", "groceries-81"}:
+        recipe = {key: value for key, value in recipe.items() if not key.startswith("model.objective")}
+        assert named("objective/lgm_views").items() <= found.items()
+    assert recipe.items() <= found.items()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -1426,7 +1427,9 @@ def test_the_card_shows_names_as_they_stand(sound):
     text = card(context, "")
     assert "| classes | a\\|b, \\[x\\](http://evil) |" in text
     assert "\\<script\\>" in text
-    assert "<script>" not in text
+    _, front_matter, page = text.split("---\n", 2)
+    assert yaml.safe_load(front_matter)["license"] == "other"  # data, whatever stands in it
+    assert "<script>" not in page
     assert "\n# Title" not in text
     assert "\\`rm\\`" in text
     assert "Dataset: \\*x\\*." in text
