@@ -61,15 +61,21 @@ def parser(studies: Iterable[Study]) -> ArgumentParser:
     return main
 
 
+def _tool_parser(description: str, subject: str = "Folder of a run or a context set.") -> ArgumentParser:
+    """What the tools have in common: a context set, and where the files lie that it was made with."""
+    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    command.add_argument("subject", help=subject)
+    for flag in ("backbone.weights", "tabicl.model_path"):
+        command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
+    return command
+
+
 def _predict_parser() -> ArgumentParser:
     """``predict`` scores nothing: it takes a context set and images, and writes a table."""
     description = "Classify images with a context set alone, into a CSV."
-    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
-    command.add_argument("subject", help="Folder of a run or a context set, or its id on the Hugging Face Hub.")
+    command = _tool_parser(description, "Folder of a run or a context set, or its id on the Hugging Face Hub.")
     command.add_argument("images", help="A folder of images, an image, or a text file with one path per line.")
     command.add_argument("--output", help="The CSV; predictions.csv in the current directory if left out.")
-    for flag in ("backbone.weights", "tabicl.model_path"):
-        command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     command.add_argument("--batch_size", type=int, default=64, help="Images that are held at once.")
     command.add_argument(
         "--coverage", type=float, help="Adds a set of classes that holds the true one this often, for example 0.95."
@@ -83,13 +89,10 @@ def _predict_parser() -> ArgumentParser:
 def _demo_parser() -> ArgumentParser:
     """``demo`` asks of images what ``predict`` does, one at a time, in a browser."""
     description = "Open a page for the browser that shows what a context set says of an image."
-    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
-    command.add_argument("subject", help="Folder of a run or a context set, or its id on the Hugging Face Hub.")
+    command = _tool_parser(description, "Folder of a run or a context set, or its id on the Hugging Face Hub.")
     text = "Address to serve at: this machine alone, unless told otherwise; 0.0.0.0 lets others use the page."
     command.add_argument("--host", default="127.0.0.1", help=text)
     command.add_argument("--port", type=int, default=7860, help="Port to serve at.")
-    for flag in ("backbone.weights", "tabicl.model_path"):
-        command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     command.add_argument(
         "--coverage", type=float, default=0.95, help="How often the set of classes holds the true one."
     )
@@ -111,16 +114,13 @@ def _publish_parser() -> ArgumentParser:
 def _export_parser() -> ArgumentParser:
     """``export`` takes a context set and writes what was asked for; each thing to write is a flag."""
     description = "Write the classifier of a run as one file."
-    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
-    command.add_argument("subject", help="Folder of a run or a context set.")
+    command = _tool_parser(description)
     text = "As ONNX, images in and probabilities out; classifier.onnx in the current directory if =FILE is left out."
     command.add_argument("--onnx", metavar="FILE", help=text)
     text = "A small network trained on what the classifier says of views of the synthetic images; student.onnx."
     command.add_argument("--student", metavar="FILE", help=text)
     for name, text in STUDENT.items():
         command.add_argument(f"--student_{name}", type=int, help=text)
-    for flag in ("backbone.weights", "tabicl.model_path"):
-        command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
     return command
 
 
