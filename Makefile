@@ -10,9 +10,6 @@ CKPT ?=
 COMMAND ?= compare
 RUN ?= outputs/$(DATASET)/latest
 PY := .venv/bin/python
-# glibc gives freed memory back after every step and faults it in again: a fifth of a CPU step, measured in pre-training.
-export MALLOC_MMAP_THRESHOLD_ := 1073741824
-export MALLOC_TRIM_THRESHOLD_ := 4294967296
 
 .PHONY: help distill evaluate demo tensorboard test lint bench lock clean
 

@@ -1,6 +1,8 @@
 """synthicl: distil a labelled image dataset into a few synthetic images for in-context classification."""
 
+import ctypes
 import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +12,15 @@ from typing import Any
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# glibc gives the memory of a step back and faults it in again at the next one, which takes more time than the network
+# where activations are large (docs/speed.md). Here it keeps what it has. -3 and -1 are M_MMAP_THRESHOLD and
+# M_TRIM_THRESHOLD of malloc.h, in bytes.
+if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+    _libc = ctypes.CDLL(None)
+    if hasattr(_libc, "mallopt"):  # musl has none
+        _libc.mallopt(-3, 2**30)
+        _libc.mallopt(-1, 2**31 - 1)
 
 __version__ = "0.1.0"
 __all__ = ["ContextSet", "InContextClassifier", "__version__"]

@@ -147,7 +147,8 @@ def _configuration(config: Path, expanded: list[Flag]) -> list[Flag]:
 def _extension(run: str, expanded: list[Flag]) -> list[Flag]:
     """Write out ``--extend=RUN --data.root=FOLDER``: the configuration of RUN, and FOLDER beside RUN's own images.
 
-    ``--data.more`` names all further folders, and then ``--data.root`` is where RUN's own images lie.
+    ``--data.more`` names all further folders, and then ``--data.root`` is where RUN's own images lie. Unless they are
+    given, there are half the steps, because the frozen images hold the others in place.
 
     Raises:
         UserError: RUN is not a finished run, or there are no new images, or those of another dataset.
@@ -172,7 +173,16 @@ def _extension(run: str, expanded: list[Flag]) -> list[Flag]:
         more = [*map(str, own.more), roots[-1]]
         written = [flag for flag in written if flag.name != "--data.root"]
         written.append(Flag("--data.more", json.dumps(more)))
-    return [*_configuration(config, expanded), *written]
+    configuration = _configuration(config, expanded)
+    return [*configuration, *_shorter(settings(configuration)), *written]
+
+
+def _shorter(before: dict[str, Any]) -> list[Flag]:
+    """Half the steps, and levels that are added twice as often; what extends an extended run has its schedule."""
+    if before.get("extend"):
+        return []
+    halved = ("trainer.max_steps", "model.images.grow_every")
+    return [Flag(f"--{name}", str((int(before[name]) + 1) // 2)) for name in halved if int(before.get(name, 0)) > 0]
 
 
 def _beside(checkpoint: str) -> tuple[bool, Path]:

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -789,6 +790,25 @@ def test_threads_do_not_spin_while_they_wait():
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_that_is_free_is_kept_for_the_next_step():
+    """Asked of a fresh process: what it holds after 200 MiB were used and freed."""
+    program = (
+        "import synthicl, numpy as np\n"
+        "def held(): return int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20\n"
+        "before = held(); np.ones(25 * 2**20).sum(); print(held() - before)"
+    )
+    kept = []
+    for given in ({}, {"MALLOC_TRIM_THRESHOLD_": "131072"}):
+        environment = {name: value for name, value in os.environ.items() if "MALLOC_" not in name} | given
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        kept.append(float(done.stdout))
+    assert kept[0] > 190
+    assert kept[1] < 20
 
 
 PROGRAMS = [path for place in (".", "scripts", "benchmarks") for path in ROOT.glob(f"{place}/*.py")]

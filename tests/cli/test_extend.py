@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from synthicl.artefact.context_set import ContextSet
-from synthicl.cli.command_line import expand, split
+from synthicl.cli.command_line import expand, settings, split
 from synthicl.cli.fit import DistillCLI
 from synthicl.cli.main import evaluate, train
 from synthicl.core.errors import UserError
@@ -18,12 +18,12 @@ from synthicl.core.settings import of_run
 from synthicl.distillation.distiller import Distiller
 
 QUICK = [
-    "--trainer.max_steps=6",
+    "--trainer.max_steps=12",
     "--trainer.val_check_interval=3",
     "--trainer.log_every_n_steps=1",
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
-    "--model.images.grow_every=2",
+    "--model.images.grow_every=4",
     "--tabicl.n_estimators=1",
     "--random_draws=1",
 ]
@@ -105,6 +105,17 @@ def test_it_says_what_it_extends(made, extended):
     assert yaml.safe_load((extended[0] / "config.yaml").read_text())["extend"] == str(made[1])
 
 
+def test_it_takes_half_the_steps_unless_told(made, extended):
+    def schedule(*flags: str) -> tuple[object, object]:
+        found = settings(expand(split([*flags, f"--data.root={made[0] / 'other'}"])[1]))
+        return found["trainer.max_steps"], found["model.images.grow_every"]
+
+    assert schedule(f"--extend={made[1]}") == ("6", "2")
+    assert schedule(f"--extend={made[1]}", "--trainer.max_steps=5") == ("5", "2")
+    assert schedule(f"--extend={extended[0]}") == (6, 2)
+    assert torch.load(extended[0] / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
 def test_studies_and_predictions_know_all_classes(made, extended, tmp_path, capsys):
     assert evaluate(["compare", str(extended[0]), "--contexts=all", "--probes=tabicl", f"--output={tmp_path}"]) == 0
     assert "3 classes from before" in " ".join(capsys.readouterr().out.split())
@@ -174,7 +185,8 @@ def test_where_old_and_new_images_lie_on_the_command_line(made, tmp_path, monkey
         return list(map(str, expand(split([f"--extend={before}", *args])[1])))
 
     before = made[1]
-    own = [f"--config={before / 'config.yaml'}", f"--extend={before}"]
+    half = ["--trainer.max_steps=6", "--model.images.grow_every=2"]
+    own = [f"--config={before / 'config.yaml'}", *half, f"--extend={before}"]
     assert written("--data.root=a") == [*own, '--data.more=["a"]']
     assert written("--data.root=a", "--model.lr=1", "--data.root=b") == [*own, "--model.lr=1", '--data.more=["b"]']
     assert written("--data.root=a", "--data.more=[b, c]") == [*own, "--data.root=a", "--data.more=[b, c]"]
