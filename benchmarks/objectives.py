@@ -235,6 +235,10 @@ def main() -> None:
     ran = f"seeds {pairs[0][1]} to {pairs[-1][1]} of the optimisation, one backbone and one split"
     if options.split_seeds:
         ran = f"the (split, seed) pairs {', '.join(map(str, pairs))} and one backbone"
+        ran += (
+            ". Splits of one dataset share images, so the pairs are not quite independent, and a bundled backbone was "
+            "trained without labels on the training images of split 0, some of which are in other splits' test"
+        )
     judge = probe_title(f"tabicl {JUDGE}", "")
     about = (
         f"Written by `{command}`. Every objective ran with {ran}. The number in brackets after a context is its number "
