@@ -14,7 +14,7 @@ from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table
 
 REFERENCE = "lgm_reference"
-GRID = "--trainer.val_check_interval=50"  # the same for all: whoever is asked more often is there sooner
+GRID = "--trainer.val_check_interval=50"
 PROBES = ("tabicl", "linear")
 
 
@@ -26,12 +26,27 @@ def measure(folder: Path, flags: list[str], procedures: list[str], seeds: int) -
             settings = [*flags, *LINEAR, GRID, f"--model.objective={name}", f"--model.seed={seed}"]
             made.append(distil(folder / name / f"seed_{seed}", settings))
     curves = {name: [curve(run) for run in made] for name, made in runs.items()}
+    return summary(curves) | {"flags": flags}
+
+
+def summary(curves: dict[str, list[Curve]]) -> dict[str, Any]:
+    """What the curves say of each procedure, and the curves."""
     goal = {probe: mean_accuracy(curves[REFERENCE], probe)[-1] for probe in PROBES}
     whole = float(np.mean([found.seconds[-1] for found in curves[REFERENCE]]))
-    found: dict[str, Any] = {"seeds": seeds, "flags": flags, "goal": goal, "reference_seconds": whole}
-    found["procedures"] = {name: _procedure(curves[name], goal, whole) for name in runs}
+    every = max(made[0].steps[0] for made in curves.values())
+    found: dict[str, Any] = {"seeds": len(curves[REFERENCE]), "goal": goal, "reference_seconds": whole, "every": every}
+    found["procedures"] = {
+        name: _procedure([on_grid(each, every) for each in made], goal, whole) for name, made in curves.items()
+    }
     found["curves"] = {name: [of_seed._asdict() for of_seed in made] for name, made in curves.items()}
     return found
+
+
+def on_grid(found: Curve, every: int) -> Curve:
+    """The validations after so many steps each, and the last: whoever is asked more often is seen to be there sooner."""
+    kept = [place for place, step in enumerate(found.steps) if step % every == 0 or step == found.steps[-1]]
+    accuracy = {probe: [values[place] for place in kept] for probe, values in found.accuracy.items()}
+    return Curve([found.steps[place] for place in kept], [found.seconds[place] for place in kept], accuracy)
 
 
 def mean_accuracy(curves: list[Curve], probe: str) -> np.ndarray:
