@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/many_classes.py --data.root=PATH
     .venv/bin/python benchmarks/many_classes.py --data.root=PATH --datasets groceries-42 --objectives in_context_views
 
-An hour or two on one core: half of the recipe's steps. PATH is the Grocery Store Dataset, unpacked. A run that is there is not made again, and the
-page shows all that are there. Each begins with an empty cache of embeddings. Nothing is chosen on test.
+An hour or two on one core: half of the recipe's steps. PATH is the Grocery Store Dataset, unpacked. A run that is there
+is not made again, and the page shows all that are there. Each begins with an empty cache of embeddings. Nothing is
+chosen on test.
 """
 
 from __future__ import annotations
@@ -119,8 +120,9 @@ def write_page(page: Path, folder: Path) -> None:
     text = f"""# More than ten classes, measured
 
 Written by `.venv/bin/python benchmarks/many_classes.py`; the command of each run stands with it. Backbone
-EfficientNet-Lite0 at 128 px, the bundled TabICL, one image per class, one seed, half of the recipe's steps. TabICL has ten outputs: above that the
-package tabicl asks it about groups of classes, in a tree. What this means stands in [limits.md](limits.md).
+EfficientNet-Lite0 at 128 px, the bundled TabICL, one image per class, one seed, half of the recipe's steps. TabICL has
+ten outputs: above that the package tabicl asks it about groups of classes, in a tree. What this means stands in
+[limits.md](limits.md).
 
 {sections}"""
     write_whole(page, lambda target: target.write_text(text, encoding="utf-8"))

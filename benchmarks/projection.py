@@ -38,9 +38,7 @@ def measure(backbones: list[tuple[str, str]], steps: int, procedures: dict[str, 
                 fit(module, CLASSES, steps + 1, [bank, times], precision)
                 seconds[procedure] = float(np.median(times.steps[1:]))
             runs = {procedure: procedures[procedure]["steps"] for procedure in PROCEDURES}
-            found.append(
-                {"backbone": name, "precision": precision, "steps": steps, "seconds": seconds, "runs": runs}
-            )
+            found.append({"backbone": name, "precision": precision, "steps": steps, "seconds": seconds, "runs": runs})
             print(found[-1], flush=True)
     return found
 

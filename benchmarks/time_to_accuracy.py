@@ -43,7 +43,7 @@ def summary(curves: dict[str, list[Curve]]) -> dict[str, Any]:
 
 
 def on_grid(found: Curve, every: int) -> Curve:
-    """The validations after so many steps each, and the last: whoever is asked more often is seen to be there sooner."""
+    """The validations every so many steps, and the last: who is asked more often is seen to be there sooner."""
     kept = [place for place, step in enumerate(found.steps) if step % every == 0 or step == found.steps[-1]]
     accuracy = {probe: [values[place] for place in kept] for probe, values in found.accuracy.items()}
     return Curve([found.steps[place] for place in kept], [found.seconds[place] for place in kept], accuracy)

@@ -1,8 +1,8 @@
 """What synthicl sets when it is imported: a step with it and without, idle and beside a job that keeps one core busy.
 
 A thread that waits by spinning takes the core from the thread that it waits for, one that sleeps is slow to wake:
-synthicl has OpenMP's threads spin for a short time before they sleep. And glibc gives the memory of a step back, to fault
-it in again at the next one: synthicl has it kept.
+synthicl has OpenMP's threads spin for a short time before they sleep. And glibc gives the memory of a step back, to
+fault it in again at the next one: synthicl has it kept.
 """
 
 from __future__ import annotations
