@@ -27,7 +27,7 @@ from synthicl.probes.probe import Probe, ProbeSetting
 EPOCHS = 1000
 BATCH_SIZE = 100
 # W ~ N(0, 0.01^2), b = 0: `get_fc` of the public code (appendix A.1 has nn.Linear's default). At this learning rate,
-# 4e-5 for ten images, the start decides: from U(-1 / sqrt(D), 1 / sqrt(D)) ten digits are worth 20 points less.
+# 4e-5 for ten images, the start decides: U(-1 / sqrt(D), 1 / sqrt(D)) is never unlearnt.
 START_STD = 0.01
 LR_PER_IMAGE = 0.001 / 256  # times the images in a batch: the public code; the paper has 0.001 / 256 for any batch
 
