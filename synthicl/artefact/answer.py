@@ -43,8 +43,8 @@ class Answer:
         chosen: (C,), bool: the conformal set; None where the context set keeps nothing of val.
         novelty: how unlike the training images it is; None likewise.
         most_novel: the novelty above which it is marked; None likewise.
-        attention: (n,), shares that sum to 1, mean over members, heads and blocks; None where TabICL goes through a
-            tree of several forwards.
+        attention: (n,), shares that sum to 1, mean over members, heads and blocks; None where TabICL is asked
+            several questions.
     """
 
     square: Tensor

@@ -67,7 +67,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         preprocessing: ``raw``, ``post``, ``pca<k>`` or ``rotated<k>``, fitted on the rows that `fit` is given; or a
             preprocessing that carries its own statistics, as a context set has.
         checkpoint: of TabICL: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``. Each tells 10 classes apart at once; more
-            go through tabicl's own tree of classes.
+            are asked about in groups (`synthicl.tabicl.class_tree`).
         model_path: a checkpoint file in its place.
         n_estimators: ensemble members in place of the preprocessing's own number, from 1 to 10,000.
         device: where backbone and TabICL run.

@@ -182,7 +182,7 @@ def describe(classifier: InContextClassifier) -> dict[str, str]:
     """The metadata of a file, see the module; what only one kind of file has aside."""
     context, deployment, embedder = classifier.context_, classifier.probe_.deployment, classifier.image_embedder()
     versions = {name: version(name) for name in ("torch", "tabicl", *ONNX_PACKAGES)}
-    members = classifier.probe_.fitted.ensemble_generator_.ensemble_configs_
+    members = classifier.probe_.learners()[0].ensemble_generator_.ensemble_configs_
     return {
         "class_names": json.dumps([str(name) for name in classifier.classes_]),
         "crop_size": str(embedder.crop_size),

@@ -98,7 +98,7 @@ class InContext(Objective):
         if classes > most and world()[0] == 0:
             print(
                 f"Note: {classes} classes, and TabICL has {most} outputs. Each step looks at {most} classes drawn at "
-                "random; the images are scored through tabicl's tree of classes, which is not in the loop.",
+                "random; the images are scored with all classes, in several questions that are not in the loop.",
                 flush=True,
             )
 

@@ -26,7 +26,7 @@ class ContextAttention:
 
     def __init__(self, probe: TabICLProbe, context: LabelledEmbeddings) -> None:
         self.tabicl = DifferentiableTabICL(probe.deployment.model_path, probe.device)
-        self.members = members_of(probe.fitted)
+        self.members = members_of(probe.learners()[0])
         self.preprocessing = probe.preprocessing
         self.device = probe.device
         self.columns = self.preprocessing(context.z)[None].to(self.device)
@@ -34,9 +34,8 @@ class ContextAttention:
 
     @classmethod
     def of(cls, probe: TabICLProbe, context: LabelledEmbeddings) -> Self | None:
-        """None where the context has more classes than TabICL has outputs: it goes through a tree of forwards then."""
-        attention = cls(probe, context)
-        return attention if int(attention.labels.max()) < attention.tabicl.max_classes else None
+        """None where the context has more classes than TabICL has outputs: it is asked several questions then."""
+        return cls(probe, context) if len(context.y.unique()) <= probe.outputs else None
 
     def __call__(self, z: Tensor) -> Tensor:
         """Attention (L, q, n), double, on the CPU, of queries z (q, D) in the L blocks of the in-context stage.

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.probe import Probe, ProbeSetting, few_rows_of_many_classes
-from synthicl.tabicl.checkpoint import check_checkpoint
+from synthicl.tabicl.checkpoint import check_checkpoint, is_published
+from synthicl.tabicl.class_tree import ClassTree
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import Preprocessing
 
@@ -36,7 +37,8 @@ class TabICLProbe(Probe):
             rounding.
 
     Attributes:
-        fitted: the wrapper, after `fit`.
+        fitted: the wrapper, after `fit`; for more classes than the checkpoint has outputs a tree of them, but for
+            published checkpoints, which go tabicl's own way.
 
     Raises:
         UserError: the file is no TabICL checkpoint.
@@ -52,7 +54,7 @@ class TabICLProbe(Probe):
         name: str = "tabicl",
         keeps_context: bool = False,
     ) -> None:
-        check_checkpoint(deployment.model_path)
+        self.outputs = check_checkpoint(deployment.model_path)
         self.name = name
         self.deployment = deployment
         self.preprocessing = deployment.preprocessing
@@ -76,13 +78,20 @@ class TabICLProbe(Probe):
 
     @override
     def fit(self, context: LabelledEmbeddings, images: Tensor | None = None) -> None:
+        many = len(context.y.unique()) > self.outputs and not is_published(self.deployment.checkpoint)
+        made: ClassTree | TabICLClassifier = ClassTree(self.classifier, self.outputs) if many else self.classifier()
         with few_rows_of_many_classes():
-            self.fitted = self.classifier().fit(self.preprocessing(context.z).numpy(), context.y.numpy())
+            self.fitted = made.fit(self.preprocessing(context.z).numpy(), context.y.numpy())
         if self.keeps_context:
             # Loads tabicl with it.
             from synthicl.tabicl.cached import keep_context
 
-            keep_context(self.fitted)
+            for learner in self.learners():
+                keep_context(learner)
+
+    def learners(self) -> list[TabICLClassifier]:
+        """The wrapper, after `fit`, or those of the tree from its root on."""
+        return list(self.fitted.learners()) if isinstance(self.fitted, ClassTree) else [self.fitted]
 
     @override
     def predict_proba(self, z: Tensor) -> np.ndarray:

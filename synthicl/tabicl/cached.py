@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from synthicl.core.errors import UserError
+from synthicl.tabicl.class_tree import ClassTree
 from synthicl.tabicl.differentiable import yeo_johnson
 
 MAX_CACHE = 2**30  # bytes; a context of 384 columns as they are, with 8 members of TabICL v2, takes 1.2 GB
 
 
-def why_not_kept(classifier: TabICLClassifier) -> str:
+def why_not_kept(classifier: TabICLClassifier | ClassTree) -> str:
     """Why the context of a fitted classifier cannot be kept as keys and values, in words; empty if it can."""
+    if isinstance(classifier, ClassTree):
+        return f"there are {len(classifier.classes_)} classes, and TabICL tells {classifier.outputs} apart at once"
     model, found = classifier.model_, classifier.n_classes_
     if found > model.max_classes:
         return f"there are {found} classes, and TabICL tells {model.max_classes} apart at once"

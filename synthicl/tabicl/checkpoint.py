@@ -18,6 +18,7 @@ from synthicl.core.files import FILE, file_fingerprint, kind_of
 BUNDLED = {name: Path(__file__).parent / "weights" / f"{name}.ckpt" for name in ("mini", "mini_1")}
 MINI = BUNDLED["mini"]
 HUB = "jingang/TabICL"
+MAX_CLASSES = 10  # tabicl's default, where a checkpoint does not say
 VERSIONS = {
     "v2": "tabicl-classifier-v2-20260212.ckpt",
     "v1.1": "tabicl-classifier-v1.1-20250506.ckpt",
@@ -83,13 +84,21 @@ def find_checkpoint(checkpoint: str, model_path: str | Path | None = None, made_
     return path
 
 
+def is_published(checkpoint: str) -> bool:
+    """Whether the name of a checkpoint, or of a file in its place, is that of one of TabICL's authors."""
+    return checkpoint in VERSIONS or checkpoint in VERSIONS.values()
+
+
 @cache
-def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
+def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> int:
     """Check that a file is a checkpoint in tabicl's format.
 
     Args:
         path: the file.
         flag: what the message names.
+
+    Returns:
+        How many classes it tells apart at once.
 
     Raises:
         UserError: it is not; nothing in it was executed.
@@ -113,3 +122,4 @@ def check_checkpoint(path: Path, flag: str = "--tabicl.model_path") -> None:
         raise UserError(f"{flag}={path}: not a TabICL checkpoint (it lacks {', '.join(sorted(missing))}).")
     if reason := misfit(content["config"], content["state_dict"]):
         raise UserError(f"{flag}={path}: not a TabICL checkpoint ({reason}). Choose another.")
+    return int(content["config"].get("max_classes", MAX_CLASSES))
