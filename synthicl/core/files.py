@@ -136,6 +136,14 @@ def stays_inside(name: str) -> bool:
     return not path.anchor and ".." not in path.parts
 
 
+def lies_inside(path: Path | str, folder: Path) -> bool:
+    """Whether a path leads to a place within a folder, after links and ``..``; what cannot be a path does not."""
+    try:
+        return Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a null byte
+        return False
+
+
 def safe_folder_name(name: str) -> str:
     """Check that a class name can be a folder's name, as it stands, spaces and unicode included.
 
