@@ -19,12 +19,11 @@ from jinja2 import Environment, PackageLoader, Template
 from PIL import Image
 from torch import Tensor
 
-from synthicl.artefact.classifier import embedder_of, open_context_set
-from synthicl.artefact.context_set import BEST, ContextSet
+from synthicl.artefact.context_set import BEST
 from synthicl.artefact.doubt import Doubt
-from synthicl.artefact.predict import files_of_the_run, read_square
+from synthicl.artefact.opened import open_set
+from synthicl.artefact.predict import read_square
 from synthicl.core.errors import UserError
-from synthicl.core.hub import local_folder
 from synthicl.embeddings.embedder import embed_squares
 from synthicl.probes.attention import ContextAttention
 
@@ -111,11 +110,7 @@ class Answerer:
         reject: float = 0.95,
     ) -> None:
         self.doubt, self.coverage, self.reject = Doubt(coverage, reject), coverage, reject
-        folder = local_folder(context)
-        self.context = ContextSet.load(folder)
-        own_model, own_weights = files_of_the_run(folder)
-        self.classifier = open_context_set(self.context, model_path or own_model, device)
-        self.embedder = embedder_of(self.context, backbone_weights or own_weights, device)
+        folder, self.context, self.classifier, self.embedder = open_set(context, backbone_weights, model_path, device)
         self.attention = ContextAttention.of(self.classifier.probe_, self.context.rows)
         name = str(context) if folder != Path(context) else _folder_name(folder)
         self.title = " · ".join(filter(None, [str(self.context.metadata.get("dataset", "")), name]))

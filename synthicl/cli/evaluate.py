@@ -171,7 +171,7 @@ def run(args: list[str]) -> None:
         from synthicl.artefact.onnx_file import export_onnx
         from synthicl.artefact.student import StudentSettings, export_student
 
-        what, files = Path(settings["subject"]), (settings["backbone.weights"], settings["tabicl.model_path"])
+        what, files = settings["subject"], (settings["backbone.weights"], settings["tabicl.model_path"])
         onnx, student = settings["onnx"], settings["student"]  # None where a file is not asked for, "" without a name
         asked = {name: settings[f"student_{name}"] for name in STUDENT if settings[f"student_{name}"] is not None}
         training = StudentSettings(**asked)

@@ -48,6 +48,25 @@ def same_file(path: Path, others: Iterable[Path]) -> Path | None:
         return None
 
 
+def check_output(output: Path, flag: str, example: Path, read: Iterable[Path] = ()) -> None:
+    """Check that a file may be written.
+
+    Args:
+        output: the file.
+        flag: that names it.
+        example: what could be named in its place.
+        read: files that are read.
+
+    Raises:
+        UserError: what lies there is no file, or is one of those.
+    """
+    if (kind := kind_of(output)) not in (FILE, ABSENT):
+        named = output / example if kind == FOLDER else example
+        raise UserError(f"{flag}={output}: is {kind}. Name a file, for example {named}.")
+    if onto := same_file(output, read):
+        raise UserError(f"{flag}={output}: is {onto}, which is read. Name another file, for example {example}.")
+
+
 def _is(path: Path, status: os.stat_result) -> bool:
     try:
         return os.path.samestat(path.stat(), status)
