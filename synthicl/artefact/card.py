@@ -142,10 +142,11 @@ def card(context: ContextSet, scores: str, privacy: str = "") -> str:
     )
     calibration, kept = "", context.calibration
     if kept:
+        nothing = "" if kept.is_fitted else " (there is no error on val, so that nothing could be calibrated)"
         calibration = (
             f" It keeps {2 * kept.images + 1:,} numbers about {kept.images:,} val images: the temperature of TabICL's "
-            f"probabilities, {kept.temperature:.2f}, and of each image how little its class was expected and how "
-            f"unlike the training images it is. {kept.novelty.numbers:,} numbers fitted on the training embeddings "
+            f"probabilities, {kept.temperature:.2f}{nothing}, and of each image how little its class was expected and "
+            f"how unlike the training images it is. {kept.novelty.numbers:,} numbers fitted on the training embeddings "
             "say what they are like (mean and principal directions)."
         )
     return _TEMPLATE.format(

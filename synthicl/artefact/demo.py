@@ -22,6 +22,7 @@ from PIL import Image
 from synthicl.artefact.answer import Answerer
 from synthicl.core.errors import UserError, check_between
 from synthicl.core.files import lies_inside
+from synthicl.core.settings import HOST, LEVEL, PORT
 from synthicl.core.text import printable
 from synthicl.data.datasets import DATASETS, Pad
 
@@ -34,13 +35,13 @@ LARGEST = "64mb"  # file that is taken
 
 def demo(
     context: Path | str,
-    host: str = "127.0.0.1",
-    port: int = 7860,
+    host: str = HOST,
+    port: int = PORT,
     backbone_weights: str | None = None,
     model_path: str | None = None,
     device: torch.device | str = "cpu",
-    coverage: float = 0.95,
-    reject: float = 0.95,
+    coverage: float = LEVEL,
+    reject: float = LEVEL,
 ) -> None:
     """Serve the page until it is interrupted.
 
