@@ -29,7 +29,7 @@ endif
 evaluate: .venv/ready ## Evaluate the run RUN (default: the newest of DATASET) with COMMAND (default: compare)
 	@$(PY) evaluate.py $(COMMAND) $(RUN) $(ARGS)
 
-demo: .venv/ready ## Open a page that shows what the run RUN says of an image that you drop or draw
+demo: .venv/ready ## Serve a page at http://127.0.0.1:7860 that shows what the run RUN says of an image that you drop or draw
 	@$(PY) -c 'import sys, importlib.util; sys.exit(not importlib.util.find_spec("gradio"))' || { echo "error: this needs gradio. Install it with: .venv/bin/pip install -e '.[demo]'" >&2; exit 2; }
 	@$(PY) evaluate.py demo $(RUN) $(ARGS)
 

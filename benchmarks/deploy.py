@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--images", type=int, help="that probabilities are compared on, in place of each row's own")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES])
+    parser.add_argument("--remark", default="", help="a sentence for the page, such as what else ran meanwhile")
     parser.add_argument("--page", type=Path, default=Path("docs/deploy.md"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -166,14 +167,16 @@ def main() -> None:
         "file, MB",
         "largest difference, images",
     ]
-    options.page.write_text(page(markdown(Table("", header, rows)), options.calls), encoding="utf-8")
+    text = page(markdown(Table("", header, rows)), options.calls, options.remark)
+    options.page.write_text(text, encoding="utf-8")
     print(f"{options.page} written.")
 
 
-def page(table: str, calls: int) -> str:
+def page(table: str, calls: int, remark: str) -> str:
     return f"""# The exported classifier, measured
 
 Written by `.venv/bin/python benchmarks/deploy.py` on {machine()}, onnxruntime {onnxruntime.__version__}, opset {OPSET}.
+{remark}
 
 Milliseconds for one image: the median and, in brackets, the 95th percentile of {calls} calls on one thread, after
 {WARM} calls that do not count. The image is in memory, resized and cropped. Ten context rows, 16 rotated columns, 8

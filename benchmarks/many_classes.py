@@ -39,6 +39,7 @@ from synthicl.studies.subject import Subject
 
 STEPS = 300  # half of the recipe's, with levels added twice as often
 COMPARED = ("--contexts=random,centroid,class_mean,all", "--probes=tabicl,linear", "--random_draws=5")
+WORST = 10  # classes that are listed; the report of a run has all
 STAGES = "stages.json"  # beside a run, written last
 
 
@@ -144,7 +145,7 @@ def section(page: Path, about: dict[str, Any], results: Results) -> str:
     for probe in ("tabicl", "linear"):
         rows = {key: row for key, row in results.rows.items() if row.probe == probe}
         alone = Results(rows, results.predictions, results.labels, results.arrays)
-        tables = show_parts.tables(alone, "test")
+        tables = show_parts.tables(alone, "test", WORST)
         shown += tables if probe == "tabicl" else tables[:-1]  # the sizes of classes are the same
         figure = show_parts.figures(alone, "test")["confusion"]
         picture = page.parent / "images" / f"confusion-{about['dataset']}-{about['objective']}-{probe}.svg"

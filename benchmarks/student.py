@@ -190,22 +190,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--views", type=int, default=StudentSettings.views)
     parser.add_argument("--steps", type=int, default=StudentSettings.steps)
+    parser.add_argument("--remark", default="", help="a sentence for the page, such as what else ran meanwhile")
     parser.add_argument("--page", type=Path, default=Path("docs/student.md"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     seeds = [StudentSettings(options.views, options.steps, seed) for seed in range(options.seeds)]
     parts = [row(folder, options.split, seeds) for folder in options.runs]
-    command = f".venv/bin/python benchmarks/student.py {shlex.join(sys.argv[1:])}"
-    options.page.write_text(page(parts, command, seeds), encoding="utf-8")
+    words = [word for word in sys.argv[1:] if word not in ("--remark", options.remark, f"--remark={options.remark}")]
+    command = f".venv/bin/python benchmarks/student.py {shlex.join(words)}"
+    options.page.write_text(page(parts, command, seeds, options.remark), encoding="utf-8")
     print(f"{options.page} written.")
 
 
-def page(parts: list[tuple[str, dict[str, Measured]]], command: str, seeds: list[StudentSettings]) -> str:
+def page(parts: list[tuple[str, dict[str, Measured]]], command: str, seeds: list[StudentSettings], remark: str) -> str:
     sections = "\n\n".join(f"## {title}\n\n{table(found)}" for title, found in parts)
     return f"""# A student without TabICL, measured
 
 Written by `{command}` on {machine()}, onnxruntime {onnxruntime.__version__}.
+{remark}
 
 A student is a network of about 0.1 M parameters that looks at images alone. `synthicl export RUN --student` trains it
 on TabICL's probabilities for {seeds[0].views:,} views of the synthetic images in {seeds[0].steps:,} steps; no real

@@ -19,12 +19,12 @@ from jinja2 import Environment, PackageLoader, Template
 from PIL import Image
 from torch import Tensor
 
-from synthicl.artefact.classifier import embedder_of, open_context_set
-from synthicl.artefact.context_set import BEST, ContextSet
+from synthicl.artefact.context_set import BEST
 from synthicl.artefact.doubt import Doubt
-from synthicl.artefact.predict import files_of_the_run, read_square
+from synthicl.artefact.opened import open_set
+from synthicl.artefact.predict import read_square
 from synthicl.core.errors import UserError
-from synthicl.core.hub import local_folder
+from synthicl.core.settings import LEVEL
 from synthicl.embeddings.embedder import embed_squares
 from synthicl.probes.attention import ContextAttention
 
@@ -42,7 +42,8 @@ class Answer:
         probabilities: (C,), at the temperature of the context set.
         chosen: (C,), bool: the conformal set; None where the context set keeps nothing of val.
         novelty: how unlike the training images it is; None likewise.
-        most_novel: the novelty above which it is marked; None likewise.
+        most_novel: the novelty above which it is marked; None likewise, infinite where val is too small to tell.
+        novel: whether a warning is due.
         attention: (n,), shares that sum to 1, mean over members, heads and blocks; None where TabICL is asked
             several questions.
     """
@@ -53,17 +54,13 @@ class Answer:
     chosen: np.ndarray | None = None
     novelty: float | None = None
     most_novel: float | None = None
+    novel: bool = False
     attention: np.ndarray | None = None
 
     @property
     def label(self) -> str:
         """The most probable class."""
         return self.names[int(self.probabilities.argmax())]
-
-    @property
-    def novel(self) -> bool:
-        """Whether a warning is due."""
-        return self.novelty is not None and self.most_novel is not None and self.novelty > self.most_novel
 
 
 class Bar(NamedTuple):
@@ -107,15 +104,11 @@ class Answerer:
         backbone_weights: str | None = None,
         model_path: str | None = None,
         device: torch.device | str = "cpu",
-        coverage: float = 0.95,
-        reject: float = 0.95,
+        coverage: float = LEVEL,
+        reject: float = LEVEL,
     ) -> None:
         self.doubt, self.coverage, self.reject = Doubt(coverage, reject), coverage, reject
-        folder = local_folder(context)
-        self.context = ContextSet.load(folder)
-        own_model, own_weights = files_of_the_run(folder)
-        self.classifier = open_context_set(self.context, model_path or own_model, device)
-        self.embedder = embedder_of(self.context, backbone_weights or own_weights, device)
+        folder, self.context, self.classifier, self.embedder = open_set(context, backbone_weights, model_path, device)
         self.attention = ContextAttention.of(self.classifier.probe_, self.context.rows)
         name = str(context) if folder != Path(context) else _folder_name(folder)
         self.title = " · ".join(filter(None, [str(self.context.metadata.get("dataset", "")), name]))
@@ -135,11 +128,13 @@ class Answerer:
         if self.attention is not None:
             answer = replace(answer, attention=self.attention(z).mean(0)[0].numpy())
         if calibration := self.context.calibration:
+            novelty = calibration.novelty(z)
             answer = replace(
                 answer,
                 chosen=calibration.sets(probabilities, self.coverage)[0],
-                novelty=float(calibration.novelty(z)[0]),
+                novelty=float(novelty[0]),
                 most_novel=calibration.most_novel(self.reject),
+                novel=bool(calibration.novel(novelty, self.reject)[0]),
             )
         return answer
 
@@ -172,6 +167,7 @@ class Answerer:
             coverage=self.coverage,
             reject=self.reject,
             calibration=calibration,
+            too_few=self.doubt.out_of_reach(calibration) if calibration else {},
             remarks=self.doubt.explained(calibration) if calibration else [],
         )
 

@@ -120,13 +120,15 @@ def card(context: ContextSet, scores: str, privacy: str = "") -> str:
     about: defaultdict[str, Any] = defaultdict(lambda: "not said", context.metadata)
     checkpoint = about["checkpoint"] + (" (chosen on val)" if about["checkpoint"] == "best_on_val" else "")
     versions = ", ".join(f"{name} {number}" for name, number in context.metadata.get("versions", {}).items())
-    extends = f"the context set {about['extends']}, whose {about['frozen']} images are as they were"
+    extends = {}
+    if "extends" in context.metadata:  # not `about`, in which a look makes an entry
+        extends["extends"] = f"the context set {about['extends']}, whose {about['frozen']} images are as they were"
     facts = {
         "dataset": about["dataset"] + (f", split seed {seed}" if (seed := about.get("split_seed")) else ""),
         "classes": ", ".join(context.class_names[:20]) + (", ..." if len(context.class_names) > 20 else ""),
         "backbone": f"{about['backbone']} (weights {about['backbone_weights']}), {about['crop_size']} px",
         "objective": f"{about['objective']}, real side {about['real']}, {about['steps']} steps, seed {about['seed']}",
-        **({"extends": extends} if "extends" in about else {}),
+        **extends,
         "state": checkpoint,
         "TabICL": f"checkpoint {about['tabicl_checkpoint']}, preprocessing {context.preprocessing.name}, "
         f"{context.preprocessing.n_estimators} members",
@@ -140,10 +142,11 @@ def card(context: ContextSet, scores: str, privacy: str = "") -> str:
     )
     calibration, kept = "", context.calibration
     if kept:
+        nothing = "" if kept.is_fitted else " (there is no error on val, so that nothing could be calibrated)"
         calibration = (
             f" It keeps {2 * kept.images + 1:,} numbers about {kept.images:,} val images: the temperature of TabICL's "
-            f"probabilities, {kept.temperature:.2f}, and of each image how little its class was expected and how "
-            f"unlike the training images it is. {kept.novelty.numbers:,} numbers fitted on the training embeddings "
+            f"probabilities, {kept.temperature:.2f}{nothing}, and of each image how little its class was expected and "
+            f"how unlike the training images it is. {kept.novelty.numbers:,} numbers fitted on the training embeddings "
             "say what they are like (mean and principal directions)."
         )
     return _TEMPLATE.format(

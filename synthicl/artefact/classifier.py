@@ -186,9 +186,7 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             UserError: see `ImageEmbedder`.
         """
         check_is_fitted(self)
-        if self._embedder is None:
-            self._embedder = embedder_of(self.context_, self._backbone_weights, self.device)
-        return self._embedder
+        return embedder_of_fitted(self)
 
     def save(self, folder: Path | str) -> None:
         """Write the classifier into ``folder`` as a context set of bare vectors, without pickle.
@@ -270,6 +268,14 @@ def open_context_set(
                 "Save the classifier again."
             ) from error
     return classifier._fit_context(context, classes, backbone_weights)
+
+
+def embedder_of_fitted(classifier: InContextClassifier) -> ImageEmbedder:
+    """What `InContextClassifier.image_embedder` does, with errors that name flags of a command line."""
+    if classifier._embedder is None:
+        context, weights = classifier.context_, classifier._backbone_weights
+        classifier._embedder = embedder_of(context, weights, classifier.device)
+    return classifier._embedder
 
 
 def embedder_of(context: ContextSet, weights: str | Path | None, device: torch.device | str) -> ImageEmbedder:

@@ -21,6 +21,8 @@ from PIL import Image
 
 from synthicl.artefact.answer import Answerer
 from synthicl.core.errors import UserError, check_between
+from synthicl.core.files import lies_inside
+from synthicl.core.settings import HOST, LEVEL, PORT
 from synthicl.core.text import printable
 from synthicl.data.datasets import DATASETS, Pad
 
@@ -33,13 +35,13 @@ LARGEST = "64mb"  # file that is taken
 
 def demo(
     context: Path | str,
-    host: str = "127.0.0.1",
-    port: int = 7860,
+    host: str = HOST,
+    port: int = PORT,
     backbone_weights: str | None = None,
     model_path: str | None = None,
     device: torch.device | str = "cpu",
-    coverage: float = 0.95,
-    reject: float = 0.95,
+    coverage: float = LEVEL,
+    reject: float = LEVEL,
 ) -> None:
     """Serve the page until it is interrupted.
 
@@ -94,7 +96,8 @@ def page(answerer: Answerer, folder: Path) -> gr.Blocks:
 
     Args:
         answerer: what it asks.
-        folder: where examples are written, as files that can be chosen.
+        folder: where examples are written, as files that can be chosen, and where gradio puts uploads. No image from
+            anywhere else is opened.
     """
     pad = pad_of(answerer)
     ink = "white" if pad.ground == "black" else "black"
@@ -104,6 +107,9 @@ def page(answerer: Answerer, folder: Path) -> gr.Blocks:
         if file is None or not file.get("path"):
             return NOTHING
         path = Path(file["path"])
+        # What a request names is the sender's word; gradio checks it only where the request says that it is a file.
+        if not lies_inside(path, folder):
+            return refusal("That image was not uploaded to this page. Drop it again.")
         return said(answerer, path, str(file.get("orig_name") or path.name))
 
     def of_drawing(drawing: dict[str, Any] | None) -> str:
@@ -168,8 +174,12 @@ def said(answerer: Answerer, image: Path | Image.Image, name: str) -> str:
     try:
         return answerer.html(answerer(image))
     except UserError as error:
-        line = printable(str(error).replace(str(image), name))
-        return f'<div class="answer"><p class="warning" role="alert">{html.escape(line)}</p></div>'
+        return refusal(printable(str(error).replace(str(image), name)))
+
+
+def refusal(line: str) -> str:
+    """The line why there is no answer, as HTML."""
+    return f'<div class="answer"><p class="warning" role="alert">{html.escape(line)}</p></div>'
 
 
 def heading(answerer: Answerer) -> str:

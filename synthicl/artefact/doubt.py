@@ -11,6 +11,7 @@ from torch import Tensor
 
 from synthicl.artefact.classifier import InContextClassifier
 from synthicl.core.errors import UserError
+from synthicl.core.settings import LEVEL
 from synthicl.probes.calibrated import Calibration
 from synthicl.probes.conformal import highest_level
 
@@ -34,7 +35,7 @@ class Doubt:
         """Check the ranges."""
         for name, value in self.asked.items():
             if not 0 < value < 1:
-                raise UserError(f"--{name}={value}: must lie between 0 and 1, for example --{name}=0.95.")
+                raise UserError(f"--{name}={value}: must lie between 0 and 1, for example --{name}={LEVEL}.")
 
     @property
     def asked(self) -> dict[str, float]:
@@ -70,21 +71,30 @@ class Doubt:
             for cell, ranked, chosen in zip(cells, order, sets, strict=True):
                 cell.append(f"{{{'/'.join(str(classifier.classes_[index]) for index in ranked if chosen[index])}}}")
         if self.reject and calibration:
-            most = calibration.most_novel(self.reject)
-            for cell, score in zip(cells, calibration.novelty(z), strict=True):
-                cell += ["yes" if score > most else "no", score]
+            scores = calibration.novelty(z)
+            for cell, score, novel in zip(cells, scores, calibration.novel(scores, self.reject), strict=True):
+                cell += ["yes" if novel else "no", score]
         return cells
+
+    def out_of_reach(self, calibration: Calibration) -> dict[str, float]:
+        """What of `asked` val has too few images for: the threshold of these is infinite."""
+        most = highest_level(calibration.images)
+        return {name: value for name, value in self.asked.items() if value > most}
 
     def explained(self, calibration: Calibration) -> list[str]:
         """Say what the numbers rest on, and what so few images of val cannot give: a line each."""
         n, most = calibration.images, highest_level(calibration.images)
-        about = f"{n} images of val; new ones are taken to be of their kind"
+        temperature = (
+            f"Probabilities are at temperature {calibration.temperature:.2f}, from {n} images of val"
+            if calibration.is_fitted
+            else f"Probabilities are as TabICL gives them: it makes no error on the {n} images of val, so that nothing "
+            "could be calibrated"
+        )
         instead = {"coverage": "every class is in every set", "reject": "no image is marked as novel"}
         return [
-            f"Probabilities are at temperature {calibration.temperature:.2f}, from {about}.",
+            f"{temperature}; new ones are taken to be of their kind.",
             *(
                 f"--{name}={value}: needs more than these {n}, so {instead[name]}; up to {most:.3f} can be had."
-                for name, value in self.asked.items()
-                if value > most
+                for name, value in self.out_of_reach(calibration).items()
             ),
         ]

@@ -34,14 +34,13 @@ import torch
 from torch import Tensor, nn
 
 import synthicl
-from synthicl.artefact.classifier import InContextClassifier, open_context_set
+from synthicl.artefact.classifier import InContextClassifier
 from synthicl.artefact.context_set import ContextSet
 from synthicl.artefact.deployed import DeployedClassifier
-from synthicl.artefact.predict import files_of_the_run
+from synthicl.artefact.opened import open_set
 from synthicl.core.assets import ONNX_PACKAGES, require_packages
 from synthicl.core.errors import UserError
-from synthicl.core.files import ABSENT, FILE, FOLDER, file_fingerprint, kind_of, same_file, write_whole
-from synthicl.core.hub import local_folder
+from synthicl.core.files import check_output, file_fingerprint, write_whole
 from synthicl.core.randomness import keyed_generator
 from synthicl.core.run_folder import CONTEXT_FILE, check_writable
 from synthicl.core.text import printable
@@ -63,7 +62,7 @@ RESIZE = (
 
 
 def export_onnx(
-    context: Path,
+    context: Path | str,
     output: Path | None = None,
     backbone_weights: str | None = None,
     model_path: str | None = None,
@@ -74,7 +73,7 @@ def export_onnx(
     compared with `InContextClassifier` before it is put in its place.
 
     Args:
-        context: folder of a finished run, or of a context set, or a repository of the Hugging Face Hub.
+        context: folder of a finished run, or of a context set; or a text, the id of one on the Hugging Face Hub.
         output: the file; None for ``classifier.onnx`` in the current directory. It is written whole or not at all.
         backbone_weights: a local weights file; None for the one the run was made with, the bundled or downloaded one.
         model_path: a TabICL checkpoint file; None for the one the run was made with.
@@ -115,7 +114,7 @@ class OpenRun(NamedTuple):
 
 
 def open_run(
-    context: Path,
+    context: Path | str,
     flag: str,
     output: Path,
     example: Path,
@@ -139,20 +138,12 @@ def open_run(
             cannot be written or is one of the files that are read.
     """
     require_packages(flag, "onnx", *ONNX_PACKAGES)
-    if (kind := kind_of(output)) not in (FILE, ABSENT):
-        named = output / example if kind == FOLDER else example
-        raise UserError(f"{flag}={output}: is {kind}. Name a file, for example {named}.")
+    check_output(output, flag, example)
     check_writable(output.parent, f"{flag}={output}")
-    context = local_folder(context)
-    own_model, own_weights = files_of_the_run(context)
-    context_set = ContextSet.load(context)
-    classifier = open_context_set(context_set, model_path or own_model, device, backbone_weights or own_weights)
-    files = [classifier.image_embedder().backbone.weights, classifier.probe_.deployment.model_path]
-    files += [folder / "config.yaml" for folder in (context, context.parent)]
-    if onto := same_file(output, [context / CONTEXT_FILE, *files]):
-        raise UserError(f"{flag}={output}: is {onto}, which is read. Name another file, for example {example}.")
-    about = describe(classifier) | {"context_set": file_fingerprint(context / CONTEXT_FILE)}
-    return OpenRun(context, classifier, context_set, about)
+    opened = open_set(context, backbone_weights, model_path, device)
+    check_output(output, flag, example, opened.files)
+    about = describe(opened.classifier) | {"context_set": file_fingerprint(opened.folder / CONTEXT_FILE)}
+    return OpenRun(opened.folder, opened.classifier, opened.context_set, about)
 
 
 def write_model(model: onnx.ModelProto, output: Path, flag: str, squares: Tensor, expected: np.ndarray) -> None:

@@ -17,14 +17,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from synthicl.artefact.classifier import InContextClassifier, embedder_of, open_context_set
-from synthicl.artefact.context_set import BEST, ContextSet
+from synthicl.artefact.classifier import InContextClassifier
 from synthicl.artefact.doubt import Doubt
+from synthicl.artefact.opened import open_set
 from synthicl.core.errors import UserError
-from synthicl.core.files import ABSENT, FILE, FOLDER, kind_of, same_file, write_whole
-from synthicl.core.hub import local_folder
-from synthicl.core.run_folder import CONTEXT_FILE
-from synthicl.core.settings import of_run
+from synthicl.core.files import ABSENT, FILE, FOLDER, check_output, kind_of, write_whole
 from synthicl.core.text import plain_cell, printable
 from synthicl.data.images import EXTENSIONS
 from synthicl.data.transforms import SquareImages
@@ -83,21 +80,12 @@ def predict(
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size}: must be at least 1.")
     doubt = Doubt(coverage, reject)
-    if (kind := kind_of(output)) == FOLDER:
-        raise UserError(f"--output={output}: is a folder. Name a file, for example {output / OUTPUT}.")
-    if kind not in (FILE, ABSENT):
-        raise UserError(f"--output={output}: is {kind}. Name a file, for example {OUTPUT}.")
+    check_output(output, "--output", OUTPUT)
     found = find_images(images)
-    context = local_folder(context)
-    own_model, own_weights = files_of_the_run(context)
-    classifier = open_context_set(ContextSet.load(context), model_path or own_model, device)
-    doubt.check(classifier.context_.calibration, context)
-    embedder = embedder_of(classifier.context_, backbone_weights or own_weights, device)
-    read = [path for _, path in found]
-    read += [images, context / CONTEXT_FILE, context / "config.yaml", context.parent / "config.yaml"]
-    read += [classifier.probe_.deployment.model_path, embedder.backbone.weights]
-    if onto := same_file(output, read):
-        raise UserError(f"--output={output}: is {onto}, which is read. Name another file, for example {OUTPUT}.")
+    opened = open_set(context, backbone_weights, model_path, device)
+    classifier, embedder, calibration = opened.classifier, opened.embedder, opened.context_set.calibration
+    doubt.check(calibration, opened.folder)
+    check_output(output, "--output", OUTPUT, [*(path for _, path in found), images, *opened.files])
     squares = embedder.squares([path for _, path in found])
     batches = [range(start, min(start + batch_size, len(found))) for start in range(0, len(found), batch_size)]
     unreadable: list[str] = []
@@ -118,8 +106,8 @@ def predict(
 
     write_whole(output, write)
     print(f"{len(found) - len(unreadable)} of {len(found)} images classified: {printable(output)}", flush=True)
-    if classifier.context_.calibration:
-        print(*doubt.explained(classifier.context_.calibration), sep="\n", flush=True)
+    if calibration:
+        print(*doubt.explained(calibration), sep="\n", flush=True)
     if unreadable:
         reasons = map(printable, unreadable[:SHOWN])
         print(f"{len(unreadable)} could not be read (column error), for example", *reasons, sep="\n  ", flush=True)
@@ -160,18 +148,6 @@ def find_images(images: Path) -> list[tuple[str, Path]]:
 
 def _is_visible_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in path.parts)
-
-
-def files_of_the_run(context: Path) -> tuple[Path | None, Path | None]:
-    """TabICL's checkpoint and the backbone's weights that a run was made with, as far as they still lie there."""
-    folder = context.parent if context.name == BEST else context
-    if not (folder / "config.yaml").is_file():  # a context set alone
-        return None, None
-    settings = of_run(folder)
-    model, weights = (
-        path if path and path.exists() else None for path in (settings.tabicl.model_path, settings.backbone.weights)
-    )
-    return model, weights
 
 
 def read_square(squares: SquareImages, index: int) -> Tensor | str:

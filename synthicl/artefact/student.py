@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
 
-from synthicl.artefact.context_set import BEST
 from synthicl.artefact.onnx_file import OpenRun, example_squares, open_run, to_onnx, write_model
+from synthicl.artefact.opened import home_of
 from synthicl.core.errors import UserError, check_between
 from synthicl.core.randomness import keyed_generator
 from synthicl.core.settings import of_run
@@ -252,8 +252,8 @@ def flip_of(folder: Path) -> float:
     Raises:
         UserError: the run's config.yaml is damaged.
     """
-    home = folder.parent if folder.name == BEST else folder
-    if not (home / "config.yaml").is_file():
+    home = home_of(folder)
+    if home is None:
         return 0.0
     try:
         return Augmentation(**of_run(home).augmentation).flip
@@ -262,7 +262,7 @@ def flip_of(folder: Path) -> float:
 
 
 def export_student(
-    context: Path,
+    context: Path | str,
     output: Path | None = None,
     settings: StudentSettings | None = None,
     backbone_weights: str | None = None,
@@ -272,7 +272,7 @@ def export_student(
     """Train a student of a run's classifier and write it as one ONNX file.
 
     Args:
-        context: folder of a finished run, or of a context set with images, or a repository of the Hugging Face Hub.
+        context: folder of a finished run, or of a context set with images; or a text, the id of one on the Hub.
         output: the file; None for ``student.onnx`` in the current directory. It is written whole or not at all.
         settings: numbers of views and steps, seed.
         backbone_weights: a local weights file; None for the one the run was made with, the bundled or downloaded one.

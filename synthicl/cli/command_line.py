@@ -26,7 +26,7 @@ from synthicl.core.configuration import (
 from synthicl.core.errors import UserError
 from synthicl.core.files import FOLDER, kind_of
 from synthicl.core.registry import plugins
-from synthicl.core.settings import extended_run, of_run, paths
+from synthicl.core.settings import HOST, LEVEL, PORT, extended_run, of_run, paths
 
 EARLY: dict[str, Any] = {
     "data.name": None,
@@ -41,8 +41,17 @@ EARLY: dict[str, Any] = {
 }
 """What is read of a training before torch is loaded, with the defaults of the full parser."""
 
-ALONE = {"--onnx", "--student"}
-"""Flags that may stand without a value, which they take as ``--flag=VALUE`` alone."""
+TOOLS = {
+    "predict": "Classify images with a context set alone, into a CSV.",
+    "demo": f"Serve a page at http://{HOST}:{PORT} that shows what a context set says of an image.",
+    "export": "Write the classifier of a run as one file: --onnx; a small network that learnt from it: --student.",
+    "publish": "List what of a run would go to the Hugging Face Hub; send it with --upload=true.",
+}
+"""Commands that score nothing."""
+
+_JUDGES = {"--coverage": str(LEVEL), "--reject": str(LEVEL)}
+ALONE = {"export": {"--onnx": "", "--student": ""}, "predict": _JUDGES, "demo": _JUDGES}
+"""Flags of a command that may stand without a value, and which one that is; they take another as ``--flag=VALUE``."""
 
 _PATHS = {"data.root", "backbone.weights", "tabicl.model_path", "ckpt_path", "extend"}
 
@@ -72,8 +81,8 @@ def split(args: Iterable[str]) -> tuple[list[str], list[Flag]]:
             words.append(argument)
         elif name in {"-h", "--help"} or (not equals and name.endswith((".help", "--print_config"))):
             flags.append(Flag(argument, None))
-        elif argument in ALONE:
-            flags.append(Flag(argument, ""))
+        elif argument in (alone := ALONE.get(words[0] if words else "", {})):
+            flags.append(Flag(argument, alone[argument]))
         elif not name.startswith("--") and name != "-c":
             raise UserError(f"{argument}: unknown. Flags are written as --name=value.")
         else:

@@ -1,4 +1,4 @@
-"""The studies, ``predict``, ``demo``, ``export`` and ``publish``: their parser, and what happens around each."""
+"""The studies and the tools, such as ``predict``: their parser, and what happens around each."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jsonargparse import ArgumentParser
 
 from synthicl.artefact.predict import predict
 from synthicl.artefact.upload import publish as publish_set
-from synthicl.cli.command_line import agree, split
+from synthicl.cli.command_line import TOOLS, agree, split
 from synthicl.cli.command_line import settings as read
 from synthicl.core.errors import UserError
-from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, of_subject
+from synthicl.core.settings import ELSEWHERE, FOR_DATASETS, HOST, LEVEL, PORT, of_subject
 from synthicl.studies import STUDIES
 from synthicl.studies.publish import publish
 from synthicl.studies.results import Results
@@ -34,8 +34,7 @@ STUDENT = {
 def asked_for(args: list[str]) -> list[Study]:
     """The study that a command line names; all where it names none, to show which there are."""
     names = STUDIES.names()
-    tools = ["predict", "demo", "publish", "export"]
-    if args and args[0] in names + tools:  # what is wrong with another package's is said to who asks for that
+    if args and args[0] in {*names, *TOOLS}:  # what is wrong with another package's is said to who asks for that
         names = [name for name in names if name == args[0]]
     return [STUDIES.get(name) for name in names]
 
@@ -61,9 +60,10 @@ def parser(studies: Iterable[Study]) -> ArgumentParser:
     return main
 
 
-def _tool_parser(description: str, subject: str = "Folder of a run or a context set.") -> ArgumentParser:
+def _tool_parser(name: str) -> ArgumentParser:
     """What the tools have in common: a context set, and where the files lie that it was made with."""
-    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    command = ArgumentParser(description=TOOLS[name], exit_on_error=False, allow_abbrev=False)
+    subject = "Folder of a run or a context set, or its id on the Hugging Face Hub."
     command.add_argument("subject", help=subject)
     for flag in ("backbone.weights", "tabicl.model_path"):
         command.add_argument(f"--{flag}", help=ELSEWHERE[flag])
@@ -72,38 +72,32 @@ def _tool_parser(description: str, subject: str = "Folder of a run or a context 
 
 def _predict_parser() -> ArgumentParser:
     """``predict`` scores nothing: it takes a context set and images, and writes a table."""
-    description = "Classify images with a context set alone, into a CSV."
-    command = _tool_parser(description, "Folder of a run or a context set, or its id on the Hugging Face Hub.")
+    command = _tool_parser("predict")
     command.add_argument("images", help="A folder of images, an image, or a text file with one path per line.")
     command.add_argument("--output", help="The CSV; predictions.csv in the current directory if left out.")
     command.add_argument("--batch_size", type=int, default=64, help="Images that are held at once.")
-    command.add_argument(
-        "--coverage", type=float, help="Adds a set of classes that holds the true one this often, for example 0.95."
-    )
-    command.add_argument(
-        "--reject", type=float, help="Marks what is less like the training images than this share of val, such as 0.95."
-    )
+    text = f"Adds a set of classes that holds the true one this often; {LEVEL} if =SHARE is left out."
+    command.add_argument("--coverage", type=float, metavar="SHARE", help=text)
+    text = f"Marks what is less like the training images than this share of val; {LEVEL} if =SHARE is left out."
+    command.add_argument("--reject", type=float, metavar="SHARE", help=text)
     return command
 
 
 def _demo_parser() -> ArgumentParser:
     """``demo`` asks of images what ``predict`` does, one at a time, in a browser."""
-    description = "Open a page for the browser that shows what a context set says of an image."
-    command = _tool_parser(description, "Folder of a run or a context set, or its id on the Hugging Face Hub.")
+    command = _tool_parser("demo")
     text = "Address to serve at: this machine alone, unless told otherwise; 0.0.0.0 lets others use the page."
-    command.add_argument("--host", default="127.0.0.1", help=text)
-    command.add_argument("--port", type=int, default=7860, help="Port to serve at.")
-    command.add_argument(
-        "--coverage", type=float, default=0.95, help="How often the set of classes holds the true one."
-    )
-    command.add_argument("--reject", type=float, default=0.95, help="Share of val that gets no warning.")
+    command.add_argument("--host", default=HOST, help=text)
+    command.add_argument("--port", type=int, default=PORT, help="Port to serve at.")
+    text = "How often the set of classes holds the true one."
+    command.add_argument("--coverage", type=float, default=LEVEL, help=text)
+    command.add_argument("--reject", type=float, default=LEVEL, help="Share of val that gets no warning.")
     return command
 
 
 def _publish_parser() -> ArgumentParser:
     """``publish`` sends a context set to the Hugging Face Hub, if told to."""
-    description = "List what would be published of a run on the Hugging Face Hub, and send it if told to."
-    command = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
+    command = ArgumentParser(description=TOOLS["publish"], exit_on_error=False, allow_abbrev=False)
     command.add_argument("subject", help="Folder of a run or a context set.")
     command.add_argument("repo", help="Where it goes: user/name.")
     command.add_argument("--upload", type=bool, default=False, help="Send it; otherwise nothing is sent.")
@@ -113,8 +107,7 @@ def _publish_parser() -> ArgumentParser:
 
 def _export_parser() -> ArgumentParser:
     """``export`` takes a context set and writes what was asked for; each thing to write is a flag."""
-    description = "Write the classifier of a run as one file."
-    command = _tool_parser(description)
+    command = _tool_parser("export")
     text = "As ONNX, images in and probabilities out; classifier.onnx in the current directory if =FILE is left out."
     command.add_argument("--onnx", metavar="FILE", help=text)
     text = "A small network trained on what the classifier says of views of the synthetic images; student.onnx."
@@ -171,7 +164,7 @@ def run(args: list[str]) -> None:
         from synthicl.artefact.onnx_file import export_onnx
         from synthicl.artefact.student import StudentSettings, export_student
 
-        what, files = Path(settings["subject"]), (settings["backbone.weights"], settings["tabicl.model_path"])
+        what, files = settings["subject"], (settings["backbone.weights"], settings["tabicl.model_path"])
         onnx, student = settings["onnx"], settings["student"]  # None where a file is not asked for, "" without a name
         asked = {name: settings[f"student_{name}"] for name in STUDENT if settings[f"student_{name}"] is not None}
         training = StudentSettings(**asked)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from synthicl.cli import command_line, preflight
+from synthicl.cli.command_line import TOOLS
 from synthicl.core.errors import UserError
 from synthicl.core.files import disk_error
 from synthicl.core.registry import plugins
@@ -29,12 +30,6 @@ TRAINING = {
     "test": "Score them on test.",
 }
 AGAIN = "The same command continues where it stopped."
-TOOLS = {
-    "predict": "Classify images with a context set alone, into a CSV.",
-    "demo": "Open a page for the browser that shows what a context set says of an image.",
-    "export": "Write the classifier of a run as one file: --onnx; a small network that learnt from it: --student.",
-    "publish": "List what of a run would go to the Hugging Face Hub; send it with --upload=true.",
-}
 
 
 def main(args: list[str] | None = None) -> int:

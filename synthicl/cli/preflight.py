@@ -30,6 +30,7 @@ from synthicl.data.datasets import dataset_spec
 from synthicl.probes.supplied import PACKAGES, supplied
 from synthicl.tabicl.checkpoint import checkpoint_asset
 
+WORDS = {"predict": 3, "demo": 2, "export": 2, "publish": 3}  # of a tool's command line, its name included
 INSTALLED_BACKBONE = "efficientnet_lite0"  # for photographs; its weights are a Python package
 
 
@@ -46,13 +47,17 @@ def check_evaluation(words: Sequence[str], flags: Mapping[str, str | None]) -> N
     if len(words) < 2:
         raise UserError(f"{words[0]}: a subject is required. Name a folder, such as outputs/digits/latest.")
     command, what = words[:2]
+    if len(words) > WORDS.get(command, len(words)):
+        raise UserError(
+            f"{words[WORDS[command]]}: one word too many. The value of a flag is written with =, as in --reject=0.9."
+        )
     if command == "export":
         check_export(flags)
     if command == "demo":
         require_packages("demo", "demo", "gradio")
     if command == "publish":
         check_publication(words)
-    elif command not in {"predict", "demo", "export"}:
+    elif command not in WORDS:
         _, settings = of_subject(what, {flag: flags.get(flag) for flag in (*ELSEWHERE, *FOR_DATASETS)})
         check(named(settings))
     elif (Path(what) / CONTEXT_FILE).is_file() and "backbone" in context_metadata(Path(what)):

@@ -48,6 +48,25 @@ def same_file(path: Path, others: Iterable[Path]) -> Path | None:
         return None
 
 
+def check_output(output: Path, flag: str, example: Path, read: Iterable[Path] = ()) -> None:
+    """Check that a file may be written.
+
+    Args:
+        output: the file.
+        flag: that names it.
+        example: what could be named in its place.
+        read: files that are read.
+
+    Raises:
+        UserError: what lies there is no file, or is one of those.
+    """
+    if (kind := kind_of(output)) not in (FILE, ABSENT):
+        named = output / example if kind == FOLDER else example
+        raise UserError(f"{flag}={output}: is {kind}. Name a file, for example {named}.")
+    if onto := same_file(output, read):
+        raise UserError(f"{flag}={output}: is {onto}, which is read. Name another file, for example {example}.")
+
+
 def _is(path: Path, status: os.stat_result) -> bool:
     try:
         return os.path.samestat(path.stat(), status)
@@ -134,6 +153,14 @@ def stays_inside(name: str) -> bool:
     """Whether a path that came with data stays in its folder on any system: it has no root, no drive and no ``..``."""
     path = PureWindowsPath(name)  # which knows / as well
     return not path.anchor and ".." not in path.parts
+
+
+def lies_inside(path: Path | str, folder: Path) -> bool:
+    """Whether a path leads to a place within a folder, after links and ``..``; what cannot be a path does not."""
+    try:
+        return Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a null byte
+        return False
 
 
 def safe_folder_name(name: str) -> str:

@@ -41,6 +41,11 @@ class Calibration:
         """How many images of val, v."""
         return len(self.nonconformity)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether val had an error to fit a temperature to; it is 1 otherwise, see `fit_temperature`."""
+        return self.temperature != 1
+
     def probabilities(self, uncalibrated: np.ndarray) -> np.ndarray:
         """Probabilities (q, C) at the temperature of val."""
         return tempered(uncalibrated, self.temperature)
@@ -48,6 +53,10 @@ class Calibration:
     def sets(self, probabilities: np.ndarray, coverage: float) -> np.ndarray:
         """Which classes are in the conformal set of each query, (q, C), bool; ``probabilities`` at the temperature."""
         return prediction_sets(probabilities, threshold(self.nonconformity.numpy(), coverage))
+
+    def novel(self, scores: np.ndarray, accepted: float) -> np.ndarray:
+        """Which novelties (q,) are above those of a share ``accepted`` of images like val, (q,), bool."""
+        return np.asarray(scores > self.most_novel(accepted))
 
     def most_novel(self, accepted: float) -> float:
         """The novelty that a share ``accepted`` of images like val stays below or at."""

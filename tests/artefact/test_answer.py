@@ -10,44 +10,17 @@ import torch
 from PIL import Image
 
 from synthicl.artefact.answer import Answerer
+from synthicl.artefact.card import card
 from synthicl.artefact.classifier import InContextClassifier
 from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones import create_backbone
 from synthicl.core.errors import UserError
 from synthicl.data.datasets.digits import load
-from synthicl.embeddings.bank import embed_views
-from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.probes.calibrated import calibrate
-from synthicl.probes.novelty import fit_novelty
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.differentiable import DifferentiableTabICL, members_of
 from synthicl.tabicl.preprocessing import fit_preprocessing
-
-NAMES = [*map(str, range(9)), "<b>nine&"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A calibrated context set of two real digits per class with their pixels, as a finished run leaves it."""
-    splits, backbone = load(None).splits, create_backbone("mini")
-    train, val = (
-        LabelledEmbeddings(embed_views(backbone, splits[name], 32)[0], torch.from_numpy(splits[name].labels))
-        for name in ("train", "val")
-    )
-    rows = np.concatenate([np.flatnonzero(splits["train"].labels == label)[:2] for label in range(10)])
-    pixels = torch.from_numpy(np.stack([splits["train"].images[row] for row in rows]))[:, None].expand(-1, 3, -1, -1)
-    metadata = {"backbone": "mini", "backbone_weights": backbone.fingerprint, "crop_size": 32}
-    metadata |= {"tabicl_checkpoint": "mini", "dataset": "digits"}
-    context = ContextSet(
-        *(train.z[rows], train.y[rows], NAMES, fit_preprocessing("rotated16", train.z, 2), pixels, metadata)
-    )
-    probe = TabICLProbe(Deployment(context.preprocessing, "mini", MINI))
-    probe.fit(context.rows)
-    folder = tmp_path_factory.mktemp("runs") / "version_3"
-    replace(context, calibration=calibrate(probe, np.arange(10), val, fit_novelty(train.z))).save(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +114,34 @@ def test_a_set_without_calibration_says_why_there_is_no_warning(run, tmp_path, n
     text = shown(answerer.html(answer))
     assert "No set and no warning can be given: this context set keeps nothing of val" in text
     assert "Not calibrated." in text
+
+
+def test_a_val_too_small_says_so_and_promises_nothing(run, tmp_path, digit, noise):
+    context = ContextSet.load(run)
+    kept = context.calibration
+    few = replace(kept, nonconformity=kept.nonconformity[:5], novelties=kept.novelties[:5])
+    replace(context, calibration=few).save(tmp_path)
+    answerer = Answerer(tmp_path)
+    for image in (digit, noise):
+        text = shown(answerer.html(answerer(image)))
+        assert "No set. Val has too few images, 5, for one that holds the true class for 95 %" in text
+        assert "No warning can be given. Val has too few images, 5, to say what 95 % of its kind stay below." in text
+        for promise in ("inf", "No warning.", "Set:", "of images like val, such a set"):
+            assert promise not in text.replace("information", "")
+    enough = Answerer(tmp_path, coverage=0.8, reject=0.8)
+    text = shown(enough.html(enough(digit)))
+    assert "Set: {0}" in text and "No set." not in text and "can be given" not in text
+
+
+def test_a_val_without_an_error_calibrates_nothing_and_that_is_said(run, tmp_path, digit):
+    context = ContextSet.load(run)
+    replace(context, calibration=replace(context.calibration, temperature=1.0)).save(tmp_path)
+    answerer = Answerer(tmp_path)
+    text = shown(answerer.html(answerer(digit)))
+    assert "Not calibrated: there is no error on val." in text and "Calibrated on val." not in text
+    assert "TabICL gives them: it makes no error on the 359 images of val, so that nothing could be calibrated" in text
+    nothing = "1.00 (there is no error on val, so that nothing could be calibrated), and of each image"
+    assert nothing in card(answerer.context, "") and nothing not in card(context, "")
 
 
 def test_a_set_without_images_shows_attention_by_name(run, tmp_path, digit):

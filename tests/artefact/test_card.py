@@ -117,3 +117,9 @@ def test_what_it_tells_about_single_images_is_measured_or_said_to_be_unknown():
     assert "was not measured. `synthicl privacy` on the run does." in card(context, "")
     text = card(context, "", "An AUROC of 0.505 [0.474, 0.536].")
     assert "\n\nAn AUROC of 0.505 \\[0.474, 0.536\\].\n\n" in text and "not measured" not in text
+
+
+def test_what_it_extends_is_said_of_an_extended_set_alone():
+    assert "extends" not in card(context_set(["a", "b"]), "")
+    text = card(context_set(["a", "b"], extends="0123abcd", frozen=2), "")
+    assert "| extends | the context set 0123abcd, whose 2 images are as they were |" in text

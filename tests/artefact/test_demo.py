@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -11,27 +12,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from synthicl.artefact.context_set import ContextSet
-from synthicl.backbones import create_backbone
 from synthicl.cli.main import main
 from synthicl.data.datasets import Pad
 from synthicl.data.datasets.digits import load
-from synthicl.embeddings.bank import embed_views
-from synthicl.embeddings.labelled import LabelledEmbeddings
-from synthicl.probes.calibrated import calibrate
-from synthicl.probes.novelty import fit_novelty
-from synthicl.probes.tabicl import TabICLProbe
-from synthicl.tabicl.checkpoint import MINI
-from synthicl.tabicl.deployment import Deployment
-from synthicl.tabicl.preprocessing import fit_preprocessing
 
 ROOT = Path(__file__).parents[2]
 gradio = pytest.importorskip("gradio", reason="the extra demo is not installed")
@@ -39,29 +30,6 @@ CHROMIUM = os.environ.get("SYNTHICL_CHROMIUM") or shutil.which("chromium") or sh
 
 from synthicl.artefact import demo  # noqa: E402
 from synthicl.artefact.answer import Answerer  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A calibrated context set of all training digits' classes, ten real digits each, as a finished run leaves it."""
-    splits, backbone = load(None).splits, create_backbone("mini")
-    train, val = (
-        LabelledEmbeddings(embed_views(backbone, splits[name], 32)[0], torch.from_numpy(splits[name].labels))
-        for name in ("train", "val")
-    )
-    rows = np.concatenate([np.flatnonzero(splits["train"].labels == label)[:10] for label in range(10)])
-    pixels = torch.from_numpy(np.stack([splits["train"].images[row] for row in rows]))[:, None].expand(-1, 3, -1, -1)
-    metadata = {"backbone": "mini", "backbone_weights": backbone.fingerprint, "crop_size": 32}
-    metadata |= {"tabicl_checkpoint": "mini", "dataset": "digits"}
-    names = [str(label) for label in range(10)]
-    context = ContextSet(
-        *(train.z[rows], train.y[rows], names, fit_preprocessing("rotated16", train.z, 2), pixels, metadata)
-    )
-    probe = TabICLProbe(Deployment(context.preprocessing, "mini", MINI))
-    probe.fit(context.rows)
-    folder = tmp_path_factory.mktemp("runs") / "version_3"
-    replace(context, calibration=calibrate(probe, np.arange(10), val, fit_novelty(train.z))).save(folder)
-    return folder
 
 
 @pytest.fixture
@@ -183,9 +151,34 @@ def test_a_pad_draws_what_the_dataset_has(run):
     assert coarse[0].tolist() == [0, 255, 128, 0, 0, 0, 0, 0]
 
 
+def asked(address, image):
+    """What the page answers to a request for an image, whatever it says the image is."""
+    with urllib.request.urlopen(f"{address}config") as reply:
+        handlers = json.load(reply)["dependencies"]
+    (number,) = {handler["id"] for handler in handlers for _, event in handler["targets"] if event == "change"}
+    body = json.dumps({"data": [image], "fn_index": number, "session_hash": "somebody"}).encode()
+    header = {"Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/queue/join", body, header)).close()
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=somebody") as reply:
+        for line in reply:
+            if b"process_completed" in line:
+                return json.loads(line.partition(b": ")[2])["output"]
+    return None
+
+
+def test_a_request_cannot_name_a_file_of_this_machine(served, write_image, tmp_path):
+    secret = write_image(tmp_path / "secret.png")
+    for path in (str(secret), str(tmp_path / "gone.png"), os.path.relpath(secret, ROOT)):
+        for image in ({"path": path, "meta": {}}, {"path": path, "meta": {}, "is_stream": True}):
+            (page,) = asked(served, image)["data"]
+            assert "That image was not uploaded to this page. Drop it again." in page
+            assert "<img" not in page
+        assert "data" not in asked(served, {"path": path, "meta": {"_type": "gradio.FileData"}})  # gradio's own check
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH or in $SYNTHICL_CHROMIUM")
 @pytest.mark.parametrize("width", [1120, 390])
-def test_in_a_browser(served, tmp_path, width):
+def test_in_a_browser(run, served, tmp_path, width):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     test = load(None).splits["test"]
     Image.fromarray(test.images[test.labels.tolist().index(0)]).save(tmp_path / "digit.png")
@@ -233,7 +226,7 @@ def test_in_a_browser(served, tmp_path, width):
         page.mouse.move(x, y + 100, steps=10)
         page.mouse.up()
         page.wait_for_selector("#answer .label")
-        assert page.inner_text("#answer .label") in set(map(str, range(10)))
+        assert page.inner_text("#answer .label") in ContextSet.load(run).class_names
         seen = page.get_attribute("#answer .top img", "src").partition("base64,")[2]
         seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen))).convert("L"))
         assert seen.shape == (32, 32)

@@ -56,6 +56,7 @@ def context_set():
         "backbone_weights": backbone.fingerprint,
         "crop_size": 32,
         "tabicl_checkpoint": "mini",
+        "dataset": "digits",
     }
     preprocessing = fit_preprocessing("rotated16", embed_views(backbone, train, 32)[0], 2)
     part = train.take(rows)
@@ -166,6 +167,15 @@ def test_a_coverage_that_val_is_too_small_for_is_said(tmp_path, calibrated, quer
     out = capsys.readouterr().out
     assert "--coverage=0.999: needs more than these 359, so every class is in every set; up to 0.997 can be had" in out
     assert "--reject=0.999: needs more than these 359, so no image is marked as novel" in out
+
+
+def test_flags_about_doubt_may_stand_alone(tmp_path, calibrated, queries, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    expected = read(predict(calibrated, queries / "0", tmp_path / "a.csv", coverage=0.95, reject=0.95))
+    assert main(["predict", str(calibrated), "--reject", str(queries / "0"), "--coverage"]) == 0
+    assert read("predictions.csv") == expected
+    assert main(["predict", str(calibrated), str(queries / "0"), "--reject=0.9"]) == 0
+    assert list(read("predictions.csv")[0]) == ["path", "prediction", "error", "novel", "novelty", *NAMES]
 
 
 @pytest.mark.parametrize("flag", ["coverage", "reject"])

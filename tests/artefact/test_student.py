@@ -176,3 +176,12 @@ def test_what_is_not_written(tmp_path, run, capsys, monkeypatch):
         assert main(["export", str(run), "--student", *FEW]) == 130
         assert capsys.readouterr().err == "\nInterrupted.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+
+
+def test_a_context_set_on_the_hub_is_exported_by_its_id(tmp_path, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("synthicl.core.hub.fetched", lambda repo: asked.append(repo) or run)
+    assert main(["export", "me/three-things", "--student", *FEW]) == 0
+    assert asked == ["me/three-things"]
+    onnxruntime.InferenceSession("student.onnx")

@@ -37,6 +37,11 @@ def test_a_command_line_is_words_and_flags_in_one_form():
 def test_a_flag_that_may_stand_alone_takes_no_word():
     words, flags = split(["export", "--onnx", "run", "--a", "1"])
     assert (words, flags) == (["export", "run"], [Flag("--onnx", ""), Flag("--a", "1")])
+    words, flags = split(["predict", "run", "--reject", "images", "--coverage=0.9", "--coverage"])
+    assert words == ["predict", "run", "images"]
+    assert flags == [Flag("--reject", "0.95"), Flag("--coverage", "0.9"), Flag("--coverage", "0.95")]
+    assert split(written(words, flags)) == (words, flags)
+    assert split(["a-study", "--reject", "1"]) == (["a-study"], [Flag("--reject", "1")])
     assert split(["--onnx=x"]) == ([], [Flag("--onnx", "x")])
     assert split(written(words, flags)) == (words, flags)
     assert not command_line.asks_for_help(flags)

@@ -107,6 +107,7 @@ def test_help_names_the_commands_that_there_are(capsys):
     assert all(studies().values())
     assert main([]) == 0
     out = capsys.readouterr().out
+    assert "\n  demo         Serve a page at http://127.0.0.1:7860 that shows" in out
     assert all(f"\n  {name} " in out for name in [*TRAINING, *STUDIES.names(), "predict", "demo", "export"])
 
 

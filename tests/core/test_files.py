@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from synthicl.core.errors import UserError
-from synthicl.core.files import safe_folder_name, stays_inside, write_whole
+from synthicl.core.files import lies_inside, safe_folder_name, stays_inside, write_whole
 
 
 def raises(error):
@@ -97,3 +97,21 @@ def test_paths_that_stay_inside(name):
 @pytest.mark.parametrize("name", ["/a", "..", "a/../b", "../a", "\\a", "a\\..\\b", "C:\\a", "C:a", "\\\\host\\share"])
 def test_paths_that_do_not(name):
     assert not stays_inside(name)
+
+
+def test_where_a_path_leads_is_what_counts(tmp_path, monkeypatch):
+    folder, other = tmp_path / "in", tmp_path / "in and out"
+    for place in (folder, other):
+        place.mkdir()
+        (place / "a.png").touch()
+    (folder / "link.png").symlink_to(other / "a.png")
+    (folder / "circle").symlink_to(folder / "circle")
+    (tmp_path / "also in").symlink_to(folder, target_is_directory=True)
+    monkeypatch.chdir(folder)
+    for path in ("a.png", folder / "a.png", folder / "gone.png", other / ".." / "in" / "a.png", tmp_path / "also in"):
+        assert lies_inside(path, folder) and lies_inside(path, tmp_path / "also in")
+    refused = [other / "a.png", folder / "link.png", folder / ".." / "in and out" / "a.png", "../in and out/a.png"]
+    for path in [*refused, "/etc/hostname", "a\0.png", "http://127.0.0.1/a.png/../../../../../x"]:
+        assert not lies_inside(path, folder)
+    for path in (folder / "circle", folder / "circle" / "a.png"):
+        lies_inside(path, folder)  # raises nothing; where it leads depends on the version of Python

@@ -128,6 +128,15 @@ def test_the_best_random_draw_on_val_stands_beside_the_best_on_val(results):
     assert "random images (best draw on val)" not in [row[0] for row in accuracy_table(results, "val")[2]]
 
 
+def test_no_best_draw_of_a_split_that_was_scored_without_random_images(results):
+    for draw, correct in enumerate((100, 170, 130)):
+        results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))
+    results.drop(results.select(split="test", context="random"))
+    body = accuracy_table(results, "test")[2]
+    assert [row[0] for row in body if "best" in row[0]] == ["synthetic (best on val)"]
+    assert all(row[2] for row in body)
+
+
 def test_draws_of_other_sizes_have_no_part_in_the_choice(results):
     for draw, correct in enumerate((100, 170, 130)):
         results.add(replace(ROW, draw=draw, split="val", accuracy=correct / 200), right(correct))

@@ -1,5 +1,6 @@
 """Accuracy by class and by group, against sums by hand; what is shown of them; names that would do harm."""
 
+import json
 import warnings
 from dataclasses import replace
 from itertools import pairwise
@@ -18,7 +19,16 @@ from synthicl.report.page import Section, render, write_report
 from synthicl.report.table import percent_interval
 from synthicl.studies.compare import show, show_parts
 from synthicl.studies.compare.compute import compare
-from synthicl.studies.compare.parts import MIN_QUERIES, Parts, as_array, as_names, confusion, note_parts, parts_of
+from synthicl.studies.compare.parts import (
+    MIN_QUERIES,
+    Parts,
+    as_array,
+    as_names,
+    confusion,
+    measure_parts,
+    note_parts,
+    parts_of,
+)
 from synthicl.studies.results import Results, Row
 from synthicl.studies.subject import Subject
 
@@ -127,6 +137,41 @@ def test_a_change_of_groups_is_shown_and_nothing_is_scored_again(image_folder, t
     assert parts_of(after, "test")[1].names == ["=z", "x"]
     assert parts_of(Results.load(tmp_path), "val")[1].names == ["=z", "x"]
     assert after.rows == before.rows
+    named = {"mean_over_classes", "worst_class", "mean_over_groups", "worst_group"}
+    for row in Results.load(tmp_path).rows.values():
+        assert named <= row.measures.keys() and row.measures["worst_class"] <= row.accuracy
+
+
+def test_results_json_has_accuracies_by_class_and_group(tmp_path):
+    groups = np.array(["shop", "home"])[(np.arange(40) % 4 == 0).astype(int)]
+    results = results_of(data=data_of(groups=groups), measures={"ece": 0.25})
+    measure_parts(results, ("val", "test"))
+    results.save(tmp_path)
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    right = SAID == TRUTH
+    by_group = [right[groups == name].mean() for name in ("shop", "home")]
+    assert row["measures"] == pytest.approx(
+        {
+            "ece": 0.25,
+            "mean_over_classes": balanced_accuracy_score(TRUTH, SAID),
+            "worst_class": 6 / 12,  # of those with ten images and more
+            "mean_over_groups": np.mean(by_group),
+            "worst_group": min(by_group),
+        }
+    )
+    note_parts(results, data_of(), ("val", "test"))  # the groups have gone
+    measure_parts(results, ("val", "test"))
+    assert next(iter(results.rows.values())).measures.keys() == {"ece", "mean_over_classes", "worst_class"}
+
+
+def test_a_table_of_many_classes_scrolls_in_its_own_place(tmp_path):
+    for classes, long in ((81, True), (12, False)):
+        table = show_parts.tables(many(classes), "test")[1]
+        write_report(tmp_path, "x", [Section("x", [table], {}, [])], {}, tmp_path)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert page.count('<div class="wide long" tabindex="0"><table>') == long
+        assert page.count("<tr>") == 1 + classes
+        assert (tmp_path / "report.md").read_text(encoding="utf-8").count("\n| class ") == 1 + classes
 
 
 def test_groups_that_have_gone_from_the_labels_go_from_the_results():
@@ -192,7 +237,10 @@ def many(classes=43):
 def test_many_classes_have_their_worst_their_pairs_and_an_order_by_likeness():
     results = many()
     _, detail, pairs, _ = show_parts.tables(results, "test")
-    assert len(detail.body) == show_parts.SHOWN and detail.body[0][0] == "class 0"
+    assert len(detail.body) == 43 and [line[0] for line in detail.body[:2]] == ["class 0", "class 1"]
+    assert "all classes, the worst first" in detail.title
+    some = show_parts.tables(results, "test", 10)[1]
+    assert some.body == detail.body[:10] and "the 10 worst of 43 classes, the worst first" in some.title
     assert pairs.body == [["class 0", "class 1", "9", "75.0"], ["class 1", "class 0", "4", "33.3"]]
     counts = confusion(results, list(results.rows.values()), 43)
     order = show_parts.by_likeness(counts).tolist()

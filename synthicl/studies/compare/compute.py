@@ -12,7 +12,7 @@ from synthicl.core.settings import MAX_DRAWS
 from synthicl.probes import PROBES, probe_factory
 from synthicl.probes.probe import Probe
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.studies.compare.parts import note_parts
+from synthicl.studies.compare.parts import measure_parts, note_parts
 from synthicl.studies.contexts import QUERY_SPLITS, real_contexts, synthetic_contexts
 from synthicl.studies.results import Results
 from synthicl.studies.scoring import Context, Job
@@ -73,6 +73,8 @@ def compare(
         scorer = subject.scorer("compare", results, ipc=per_class)
         scorer.calibration = True
         scorer.score(jobs, queries)
+    measure_parts(results, QUERY_SPLITS)
+    results.save(subject.output)
 
 
 def make_probes(

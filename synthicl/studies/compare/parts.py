@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from synthicl.studies.results import Results, Row
 CLASSES, GROUPS = "compare/names of classes", "compare/names of groups"  # JSON, as uint8
 TRAIN = "compare/training images of a class"  # (C,), int64
 GROUP_OF = "compare/group of a query/"  # and the split: (q,), int64
+MEASURES = ("mean_over_classes", "worst_class", "mean_over_groups", "worst_group")  # of a row, see `measure_parts`
 MIN_QUERIES = 10  # of a class or group, below which it is marked, and is not called the worst
 
 
@@ -97,6 +99,25 @@ def parts_of(results: Results, split: str) -> list[Parts]:
     if results.arrays.get(TRAIN, np.zeros(0)).shape != (len(found[0].names),):
         raise damaged("it does not say how many training images its classes have")
     return [parts for parts in found if len(np.unique(parts.of)) > 1]
+
+
+def measure_parts(results: Results, splits: Sequence[str]) -> None:
+    """Put accuracies by part into the measures of the rows of ``compare``, whose groups may be others than before.
+
+    ``mean_over_classes`` is the mean of the accuracies of classes, ``worst_class`` that of the one that
+    `Parts.from_worst` puts first, both in [0, 1]; ``mean_over_groups`` and ``worst_group`` likewise, where there are
+    groups.
+    """
+    for split in splits:
+        found = parts_of(results, split)
+        for row in results.select(command="compare", split=split):
+            measures = {name: value for name, value in row.measures.items() if name not in MEASURES}
+            correct = results.correct([row])
+            for parts in found:
+                accuracies = parts.accuracies(correct)
+                measures[f"mean_over_{parts.plural}"] = float(np.nanmean(accuracies))
+                measures[f"worst_{parts.kind}"] = float(accuracies[parts.from_worst(correct)[0]])
+            results.rows[row.key] = replace(row, measures=measures)
 
 
 def confusion(results: Results, rows: Sequence[Row], classes: int) -> np.ndarray:

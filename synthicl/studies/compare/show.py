@@ -51,8 +51,8 @@ def accuracy_table(results: Results, split: str) -> Table:
     for key, rows in lines(results, split).items():
         body.append([label(key, rows), str(rows[0].n_context), *cells(rows)])
         draw = best_random_draw(results, columns[0], key.ipc) if key.checkpoint == "best_on_val" else None
-        if draw is not None:
-            chosen = results.select(split=split, context="random", draw=draw, ipc=key.ipc)
+        chosen = [] if draw is None else results.select(split=split, context="random", draw=draw, ipc=key.ipc)
+        if chosen:  # the split may have been scored without
             body.append([f"{words('random')} (best draw on val)", str(rows[0].n_context), *cells(chosen)])
     return Table(title, header, body)
 

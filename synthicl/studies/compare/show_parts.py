@@ -18,18 +18,24 @@ from synthicl.studies.compare.lines import label, of_column
 from synthicl.studies.compare.parts import MIN_QUERIES, TRAIN, Parts, confusion, parts_of
 from synthicl.studies.results import Results, Row, probe_title
 
-SHOWN = 10  # lines of a table that begins with the worst
+SHOWN = 10  # pairs of classes
 WRITTEN = 12  # classes up to which the matrix has numbers in its cells, and their own order
 MOST = 100  # classes up to which there is a matrix
 ROW = 0.145  # inches of a class in the matrix
 
 
-def tables(results: Results, split: str) -> list[Table]:
-    """What a split falls into, and how accurate TabICL is there; nothing for results from before it was noted."""
+def tables(results: Results, split: str, most: int | None = None) -> list[Table]:
+    """What a split falls into, and how accurate TabICL is there; nothing for results from before it was noted.
+
+    Args:
+        results: of ``compare``.
+        split: whose queries are looked at.
+        most: classes or groups that are listed, the worst of them; None for all.
+    """
     found = parts_of(results, split)
     shown = []
     for parts in found:
-        shown += [worst_table(results, split, parts), detail_table(results, split, parts)]
+        shown += [worst_table(results, split, parts), detail_table(results, split, parts, most)]
         if parts.kind == "class":
             shown += [*pairs_tables(results, split, parts), size_table(results, split, parts)]
     return shown
@@ -93,15 +99,15 @@ def worst_table(results: Results, split: str, parts: Parts) -> Table:
     return Table(title, [*header, "right there, % [95 % interval]", "images"], body)
 
 
-def detail_table(results: Results, split: str, parts: Parts) -> Table:
-    """The worst parts of one context, a line for each."""
+def detail_table(results: Results, split: str, parts: Parts, most: int | None = None) -> Table:
+    """The parts of one context from the worst on, a line for each, ``most`` at most."""
     name, rows = detailed(results, split)
     correct = results.correct(rows)
     order = parts.from_worst(correct)
     is_class = parts.kind == "class"
     counts = confusion(results, rows, len(parts.names)) if is_class else np.zeros((0, 0))
     body = []
-    for part in order[:SHOWN]:
+    for part in order[:most]:
         line = [Name(parts.names[part]), size(parts, part)]
         line.append(percent_interval(mean_accuracy(correct[:, parts.of == part])))
         if is_class:
@@ -111,7 +117,8 @@ def detail_table(results: Results, split: str, parts: Parts) -> Table:
             line.append(Name(parts.names[taken]) if others[taken] > 0 else "")
         body.append(line)
     header = [parts.kind, f"images of {split}", "right, % [95 % interval]"]
-    which = f"the {SHOWN} worst of {len(order)} {parts.plural}" if len(order) > SHOWN else f"all {parts.plural}"
+    some = most is not None and most < len(order)
+    which = f"the {most} worst of {len(order)} {parts.plural}" if some else f"all {parts.plural}"
     title = f"{name}: {which}, the worst first; those of fewer than {MIN_QUERIES} images come last"
     return Table(title, [*header, *(["training images", "most often taken for"] if is_class else [])], body)
 
