@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from synthicl.artefact.deployed import DeployedClassifier
 from synthicl.artefact.onnx_file import OpenRun, open_run, to_onnx
-from synthicl.artefact.student import StudentSettings, Teacher, Views, flip_of, teacher_of, train_student
+from synthicl.artefact.student import Lesson, StudentSettings, Teacher, Views, flip_of, teacher_of, train_student
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.core.settings import of_run
 from synthicl.core.statistics import mean_accuracy
@@ -86,9 +86,9 @@ def labels_teacher(labels: Tensor, classes: int) -> Teacher:
     """A teacher that knows labels alone: those of the two images in a view, in its share."""
     one_hot = F.one_hot(labels, classes).float()
 
-    def teacher(views: Views) -> Tensor:
+    def teacher(views: Views) -> Lesson:
         share = views.share[:, None]
-        return share * one_hot[views.sources[:, 0]] + (1 - share) * one_hot[views.sources[:, 1]]
+        return Lesson(share * one_hot[views.sources[:, 0]] + (1 - share) * one_hot[views.sources[:, 1]])
 
     return teacher
 

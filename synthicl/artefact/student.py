@@ -5,7 +5,8 @@ student learns the probabilities that TabICL gives them. That is knowledge disti
 "Distilling the Knowledge in a Neural Network", 2015, https://arxiv.org/abs/1503.02531) at temperature 1, done as
 function matching: teacher and student see the same view, and views differ far more than the images that they are made
 of (L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022,
-https://arxiv.org/abs/2106.05237). No real image is read.
+https://arxiv.org/abs/2106.05237). Beside the probabilities it learns the backbone's embeddings, which say far more of a
+view (hints: A. Romero et al., "FitNets", ICLR 2015, https://arxiv.org/abs/1412.6550). No real image is read.
 
 The file is like that of ``--onnx`` (`synthicl.artefact.onnx_file`): the same input, output and metadata, of which
 ``backbone``, ``tabicl_...``, ``preprocessing`` and ``members`` are the teacher's. Beside it:
@@ -21,7 +22,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,7 @@ WIDTH, GROUPS = 64, 8  # channels, and those that are normalised together
 PATCH, PLACES = 8, 4  # pixels along a side, and cells that the last layer tells apart
 BLOCK = 256  # views that are made and labelled at once
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
+HINT = 20.0  # weight of the squared distance to standardised embeddings; 5 to 100 end alike on the digits' val
 CELLS = (2, 8)  # least and greatest number of random values along a side of a blend's mask
 BLENDED, BLURRED, GREY = 0.7, 0.7, 0.7  # shares of the views
 TURN, STRETCH, SHIFT = 0.35, 0.3, 0.5  # radians; of the logarithm of a side; of half a side
@@ -66,7 +68,7 @@ class StudentSettings:
     """
 
     views: int = 16_000
-    steps: int = 1500
+    steps: int = 3000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,8 +91,20 @@ class Views(NamedTuple):
     share: Tensor
 
 
-Teacher = Callable[[Views], Tensor]
-"""Views -> probabilities (n, C), float32, on the CPU."""
+class Lesson(NamedTuple):
+    """What a teacher says about views, float32, on the CPU.
+
+    Attributes:
+        probabilities: (n, C).
+        embeddings: (n, D); None for a teacher without a backbone.
+    """
+
+    probabilities: Tensor
+    embeddings: Tensor | None = None
+
+
+Module = TypeVar("Module", bound=nn.Module)
+Teacher = Callable[[Views], Lesson]
 
 
 class Student(nn.Module):
@@ -111,20 +125,18 @@ class Student(nn.Module):
         while (places := _places(layers, size // self.shrink)) > PLACES:
             layers += _convolution(WIDTH, 3, 2)
         layers += _convolution(WIDTH, 3, 1)
-        self.network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(WIDTH * places**2, classes))
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.width = WIDTH * places**2
+        self.head = nn.Linear(self.width, classes)
 
     def shrunk(self, squares: Tensor) -> Tensor:
         """Squares (n, 3, s, s), uint8, as the network sees them: averaged over blocks of pixels, in [0, 1]."""
         return F.avg_pool2d(squares / 255, self.shrink)
 
-    def logits(self, shrunk: Tensor) -> Tensor:
-        """Logits (n, C) of what `shrunk` returns."""
-        found: Tensor = self.network(2 * shrunk - 1)
-        return found
-
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities (n, C) of squares (n, 3, s, s), uint8."""
-        return self.logits(self.shrunk(images)).softmax(1)
+        logits: Tensor = self.head(self.features(2 * self.shrunk(images) - 1))
+        return logits.softmax(1)
 
 
 def _convolution(channels: int, kernel: int, stride: int) -> list[nn.Module]:
@@ -214,21 +226,29 @@ def train_student(
         The student, on the CPU, in evaluation mode.
     """
     seed = settings.seed
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(keyed_generator("student", seed).initial_seed())
-        student = Student(classes, size)
-    seen, targets = [], []
+    student = _seeded(lambda: Student(classes, size), "student", seed)
+    seen, lessons = [], []
     for first in track(range(0, settings.views, BLOCK), f"Labelling {settings.views} views", transient=True):
         views = make_views(images, min(BLOCK, settings.views - first), size, flip, "student views", seed, first)
-        targets.append(teacher(views))
+        lessons.append(teacher(views))
         seen.append(to_uint8(student.shrunk(views.squares)))
-    x, p = torch.cat(seen), torch.cat(targets)
-    optimizer = torch.optim.AdamW(student.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    x, p = torch.cat(seen), torch.cat([lesson.probabilities for lesson in lessons])
+    hints = [lesson.embeddings for lesson in lessons if lesson.embeddings is not None]
+    learnt = [*student.parameters()]
+    if hints:
+        z = torch.cat(hints)
+        z = (z - z.mean(0)) / (z.std(0) + 1e-6)
+        hint = _seeded(lambda: nn.Linear(student.width, z.shape[1]), "student hint", seed)
+        learnt += hint.parameters()
+    optimizer = torch.optim.AdamW(learnt, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=settings.steps)
     order = keyed_generator("student order", seed)
     for _ in track(range(settings.steps), f"Training the student for {settings.steps} steps", transient=True):
         rows = torch.randint(len(x), (BATCH,), generator=order)
-        loss = F.cross_entropy(student.logits(x[rows] / 255), p[rows])
+        features = student.features(2 * (x[rows] / 255) - 1)
+        loss = F.cross_entropy(student.head(features), p[rows])
+        if hints:
+            loss = loss + HINT * F.mse_loss(hint(features), z[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -236,12 +256,20 @@ def train_student(
     return student.eval().requires_grad_(False)
 
 
+def _seeded(make: Callable[[], Module], *key: int | str) -> Module:
+    """A module with weights that are a function of ``key``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_generator(*key).initial_seed())
+        return make()
+
+
 def teacher_of(run: OpenRun) -> Teacher:
     """TabICL with the run's context, as a teacher."""
     backbone = run.classifier.image_embedder().backbone
 
-    def teacher(views: Views) -> Tensor:
-        return torch.from_numpy(run.classifier.predict_proba(embed_squares(backbone, views.squares).numpy())).float()
+    def teacher(views: Views) -> Lesson:
+        z = embed_squares(backbone, views.squares)
+        return Lesson(torch.from_numpy(run.classifier.predict_proba(z.numpy())).float(), z)
 
     return teacher
 

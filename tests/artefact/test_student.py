@@ -13,8 +13,10 @@ from synthicl.artefact import student as module
 from synthicl.artefact.context_set import ContextSet
 from synthicl.artefact.onnx_file import open_run
 from synthicl.artefact.student import (
+    Lesson,
     Student,
     StudentSettings,
+    Teacher,
     Views,
     flip_of,
     make_views,
@@ -96,17 +98,44 @@ def test_a_student_learns_what_its_teacher_says():
         """How much brighter the upper half is."""
         upper, lower = (part.float().mean((1, 2, 3)) for part in views.squares.chunk(2, 2))
         share = torch.sigmoid((upper - lower) / 4)
-        return torch.stack([share, 1 - share], 1)
+        return Lesson(torch.stack([share, 1 - share], 1))
 
     settings = StudentSettings(views=512, steps=80)
     student, again = (train_student(images, teacher, 2, 16, 0.0, settings) for _ in range(2))
     fresh = make_views(images, 500, 16, 0.0, "fresh")
     found = student(fresh.squares)
-    agreement = (found.argmax(1) == teacher(fresh).argmax(1)).float().mean()
-    assert agreement > 0.85
+    said = teacher(fresh).probabilities
+
+    def agreement(student):
+        return (student(fresh.squares).argmax(1) == said.argmax(1)).float().mean()
+
+    assert agreement(student) > 0.85
     torch.testing.assert_close(again(fresh.squares), found, rtol=0, atol=0)  # a seed fixes all
     other = train_student(images, teacher, 2, 16, 0.0, StudentSettings(views=64, steps=1, seed=1))
     assert not torch.equal(other(fresh.squares), found)
+
+
+def test_a_student_learns_its_teachers_embeddings_beside_the_probabilities(monkeypatch):
+    """With no weight the embeddings change nothing; what they are worth stands in docs/student.md."""
+    images = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def brighter(views: Views):
+        upper, lower = (part.float().mean((1, 2, 3)) for part in views.squares.chunk(2, 2))
+        return (upper - lower)[:, None]
+
+    def teacher(views: Views):
+        return Lesson(torch.full((len(views.squares), 2), 0.5), brighter(views).repeat(1, 8))
+
+    def trained(of: Teacher):
+        return train_student(images, of, 2, 16, 0.0, StudentSettings(views=128, steps=3))
+
+    def equal(one, other) -> bool:
+        return all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
+
+    hinted, blind = trained(teacher), trained(lambda views: Lesson(teacher(views).probabilities))
+    assert not equal(hinted, blind)
+    monkeypatch.setattr(module, "HINT", 0.0)
+    assert equal(trained(teacher), blind)
 
 
 def test_no_real_image_reaches_the_student_and_the_file_says_what_it_is(tmp_path, run, capsys, monkeypatch):
@@ -137,10 +166,11 @@ def test_no_real_image_reaches_the_student_and_the_file_says_what_it_is(tmp_path
 def test_the_teacher_is_the_classifier_in_the_order_of_its_classes(tmp_path, run):
     opened = open_run(run, "--student", tmp_path / "x", tmp_path / "y")
     views = make_views(opened.context_set.images, 4, 32, 0.0, "test")
-    found = teacher_of(opened)(views).numpy()
+    lesson = teacher_of(opened)(views)
+    found = lesson.probabilities.numpy()
     np.testing.assert_allclose(found, opened.classifier.predict_proba_images(views.squares), atol=1e-5)
     clean = Views(opened.context_set.images, views.sources, views.share)
-    said = teacher_of(opened)(clean).argmax(1).tolist()
+    said = teacher_of(opened)(clean).probabilities.argmax(1).tolist()
     assert [sorted(NAMES)[label] for label in said] == NAMES
 
 
