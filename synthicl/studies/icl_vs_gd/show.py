@@ -27,7 +27,7 @@ NEAR = 0.02  # agreement closer than this is no sign of a rule of its own; named
 
 
 def groups(results: Results) -> dict[str, list[tuple[Row, Row]]]:
-    """The rows on test of TabICL and of gradient descent on the same context, by the context's name.
+    """The rows on test of TabICL and of gradient descent on the same context, by the context's name in words.
 
     Where a context was made in several sizes, the name says which.
     """
@@ -36,7 +36,7 @@ def groups(results: Results) -> dict[str, list[tuple[Row, Row]]]:
     for descent in rows:
         tabicl = results.rows[replace(descent, probe="tabicl").key]
         sizes = {row.ipc for row in rows if row.context == descent.context}
-        name = f"{descent.context}, {descent.ipc} per class" if len(sizes) > 1 else descent.context
+        name = words(descent.context) + (f", {descent.ipc} per class" if len(sizes) > 1 else "")
         found.setdefault(name, []).append((tabicl, descent))
     return found
 
@@ -62,6 +62,11 @@ def time(descent: Row) -> float:
     return descent.measures["steps"] * descent.measures["learning_rate"]
 
 
+def plain(number: float) -> str:
+    """Three digits that count, without an exponent: ``0.05``, ``12,300``."""
+    return f"{float(f'{number:.3g}'):,.10g}"
+
+
 def tables(results: Results) -> list[Table]:
     """One row for each context: gradient descent as chosen on val, beside TabICL and TabICL's own variation."""
     if not groups(results):  # an evaluation that was interrupted early
@@ -73,10 +78,10 @@ def tables(results: Results) -> list[Table]:
         times = [time(row) for row in descent]
         body.append(
             [
-                f"{words(name)} ({len(pairs)} draws)" if len(pairs) > 1 else words(name),
+                f"{name} ({len(pairs)} draws)" if len(pairs) > 1 else name,
                 str(descent[0].n_context),
-                f"{min(times):.3g}"
-                + (f" to {max(times):.3g}" if max(times) > min(times) else "")
+                plain(min(times))
+                + (f" to {plain(max(times))}" if max(times) > min(times) else "")
                 + (" (edge)" if any(row.measures.get("on_edge") for row in descent) else ""),
                 percent_interval(mean_accuracy(results.correct(tabicl))),
                 percent_interval(mean_accuracy(results.correct(descent))),
@@ -86,13 +91,13 @@ def tables(results: Results) -> list[Table]:
                 f"{mean(tabicl, 'self_squared_difference'):.4f}",
             ]
         )
-    header = ["context", "rows", "k lr", "TabICL right", "descent right", "same class", "TabICL twice"]
+    header = ["context", "rows", "steps x rate", "TabICL right", "descent right", "same class", "TabICL twice"]
     header += ["squared difference", "TabICL twice"]
     row = results.select(split="test")[0]
     title = (
-        f"{probe_title('tabicl', row.preprocessing)} and k steps of gradient descent on a softmax probe from W = 0, "
-        "b = 0, same context; "
-        f"{row.n_query} test queries, % with 95 % intervals; val chose k lr; TabICL twice: with other shuffles"
+        f"{probe_title('tabicl', row.preprocessing)} and gradient descent on a softmax probe from W = 0, b = 0, same "
+        f"context; {row.n_query} test queries, % with 95 % intervals; val chose steps x rate, the number of steps "
+        "times the learning rate; TabICL twice: with other shuffles"
     )
     if any(row.measures.get("on_edge") for row in results.select(split="test", probe="gradient_descent")):
         title += "; edge: of the steps or learning rates that were tried, more may come nearer"
@@ -128,7 +133,7 @@ def rules_table(results: Results) -> list[Table]:
 
 
 def paths(results: Results) -> Figure:
-    """Agreement and squared difference of probabilities against k lr: a line for each context and learning rate."""
+    """Agreement and squared difference of probabilities against steps times rate: a line for each context and learning rate."""
     figure, only = new_figure(9.6, 5.6)
     only.remove()
     panels = figure.subplots(1, 2)
@@ -157,16 +162,14 @@ def paths(results: Results) -> Figure:
     panels[1].set_yscale("log")
     chance = f" (chance: {100 / len(np.unique(results.labels['test'])):.3g})"
     for axes, text, note in zip(panels, PANELS.values(), (chance, ""), strict=True):
-        axes.set(xscale="log", xlabel="number of steps times learning rate, k lr")
+        axes.set(xscale="log", xlabel="number of steps times learning rate")
         axes.set_title(text + note, fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     handles = []
     for name, pairs in found.items():
         draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
-        handles.append(
-            Line2D([], [], color=colors[name], lw=2, label=f"{words(name)}, {pairs[0][0].n_context} rows{draws}")
-        )
+        handles.append(Line2D([], [], color=colors[name], lw=2, label=f"{name}, {pairs[0][0].n_context} rows{draws}"))
     handles += [
         Line2D([], [], color="black", lw=1.2, ls=style, label=f"learning rate {rate:g}")
         for rate, style in zip(rates, STYLES * len(rates), strict=False)
@@ -203,7 +206,7 @@ def finding(results: Results) -> str:
     tabicl, descent = ([pair[side] for pair in found[name]] for side in (0, 1))
     same = np.stack([results.predictions[a.key] == results.predictions[b.key] for a, b in found[name]])
     return (
-        f"On {words(name)} rows gradient descent gives {percent_interval(mean_accuracy(same))} % of the test queries "
+        f"On {name} rows gradient descent gives {percent_interval(mean_accuracy(same))} % of the test queries "
         f"TabICL's class; TabICL under other shuffles gives its own class to {percent(mean(tabicl, 'self_agreement'))} "
         f"%, and the probabilities of both lie {mean(descent, 'squared_difference'):.4f} apart in squared distance, "
         f"TabICL's own {mean(tabicl, 'self_squared_difference'):.4f}."
