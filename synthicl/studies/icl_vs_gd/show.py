@@ -133,7 +133,7 @@ def rules_table(results: Results) -> list[Table]:
 
 
 def paths(results: Results) -> Figure:
-    """Agreement and squared difference of probabilities against steps times rate: a line for each context and learning rate."""
+    """Agreement and squared difference of probabilities against steps times rate, by context and learning rate."""
     figure, only = new_figure(9.6, 5.6)
     only.remove()
     panels = figure.subplots(1, 2)
