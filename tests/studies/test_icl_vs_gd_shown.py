@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from synthicl.studies.icl_vs_gd.compute import CURVES
-from synthicl.studies.icl_vs_gd.show import RULES, figures, finding, plain, tables
+from synthicl.studies.icl_vs_gd.show import RULES, figures, finding, tables
 from synthicl.studies.results import Results, Row
 
 RUN = {"learning_rates": [0.1, 1.0], "steps": 10}
@@ -88,13 +88,6 @@ def test_contexts_of_two_sizes_are_named_in_words_with_their_size(results):
     (figure,) = figures(results).values()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[2:4] == [f"{both[0]}, 5 rows", f"{both[1]}, 25 rows"]
-
-
-@pytest.mark.parametrize(
-    ("number", "written"), [(0.05, "0.05"), (1.0, "1"), (12.34, "12.3"), (1e4, "10,000"), (12345.6, "12,300")]
-)
-def test_numbers_without_exponents(number, written):
-    assert plain(number) == written
 
 
 def test_the_figure_shows_every_curve_against_time(results):

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from synthicl.core.statistics import mean_accuracy
 from synthicl.core.words import words
 from synthicl.report.style import COLORS, CYCLE, new_figure
-from synthicl.report.table import Table, percent, percent_interval
+from synthicl.report.table import Table, number, percent, percent_interval
 from synthicl.studies.icl_vs_gd.compute import CURVES
 from synthicl.studies.results import Results, Row, probe_title
 
@@ -62,11 +62,6 @@ def time(descent: Row) -> float:
     return descent.measures["steps"] * descent.measures["learning_rate"]
 
 
-def plain(number: float) -> str:
-    """Three digits that count, without an exponent: ``0.05``, ``12,300``."""
-    return f"{float(f'{number:.3g}'):,.10g}"
-
-
 def tables(results: Results) -> list[Table]:
     """One row for each context: gradient descent as chosen on val, beside TabICL and TabICL's own variation."""
     if not groups(results):  # an evaluation that was interrupted early
@@ -80,8 +75,8 @@ def tables(results: Results) -> list[Table]:
             [
                 f"{name} ({len(pairs)} draws)" if len(pairs) > 1 else name,
                 str(descent[0].n_context),
-                plain(min(times))
-                + (f" to {plain(max(times))}" if max(times) > min(times) else "")
+                number(min(times))
+                + (f" to {number(max(times))}" if max(times) > min(times) else "")
                 + (" (edge)" if any(row.measures.get("on_edge") for row in descent) else ""),
                 percent_interval(mean_accuracy(results.correct(tabicl))),
                 percent_interval(mean_accuracy(results.correct(descent))),
