@@ -203,11 +203,12 @@ TEXTS = {
     "waiting": (
         "The table shows median seconds of a step of ten images, clean or in six views each (60 rows), through "
         "Lightning's Trainer on all cores, two here. Each cell was measured in a process of its own, on an idle "
-        "machine or beside a job that keeps one core busy. `synthicl` is what the package sets: threads that wait spin "
-        "for a moment and then sleep (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=1000), and memory that a step has freed "
-        "is kept for the next one. The other columns change one of both. `spinning` is OMP_WAIT_POLICY=active, "
-        "`sleeping` is OMP_WAIT_POLICY=passive without spinning, `one thread` is OMP_NUM_THREADS=1. `memory given back` is "
-        "glibc as it comes: it gives large pieces of freed memory back to the system, and the next step faults them in again."
+        "machine or beside a job that keeps one core busy. `synthicl` is what the package sets: threads that wait "
+        "spin for a moment and then sleep (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=1000), and memory that a step has "
+        "freed is kept for the next one. The other columns change one of both. `spinning` is OMP_WAIT_POLICY=active, "
+        "`sleeping` is OMP_WAIT_POLICY=passive without spinning, `one thread` is OMP_NUM_THREADS=1. `memory given "
+        "back` is glibc as it comes: it gives large pieces of freed memory back to the system, and the next step "
+        "faults them in again."
     ),
 }
 TABLES: dict[str, Any] = {
