@@ -226,14 +226,14 @@ def test_calibration_of_rows_that_have_it(results):
         "0.500",
         "12.5",
     ]
-    (axes,) = figures(results)["reliability"].axes
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = figures(results)["reliability"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[1:] == [
         "random images (3 draws), 10 rows: calibration error 12.5 %",
         "synthetic, 10 rows: calibration error 12.5 %",
         "all training images, 898 rows: calibration error 12.5 %",
     ]
-    assert figures(results)["reliability"].get_label() == (
+    assert figure.get_label() == (
         "How often TabICL is right on test against how certain it is, a line for each of 3 contexts beside the "
         "diagonal on which both are equal. Calibration error: random images (3 draws) 12.5 %, synthetic 12.5 %, all "
         "training images 12.5 %."

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from synthicl.core.statistics import Comparison, holm, mean_accuracy, paired_difference
 from synthicl.core.words import words
 from synthicl.probes.calibration import BINS, Reliability, reliability
-from synthicl.report.style import COLORS, NARROW, new_figure
+from synthicl.report.style import COLORS, NARROW, legend_below, new_figure, set_title
 from synthicl.report.table import Table, against, difference_cells, percent, percent_interval
 from synthicl.studies.compare import show_parts
 from synthicl.studies.compare.lines import Line, label, lines, of_column, probes
@@ -197,7 +197,7 @@ def calibration_table(results: Results, split: str) -> Table:
 
 def reliability_diagram(results: Results, split: str) -> Figure:
     """Accuracy against confidence with TabICL on random rows, the synthetic ones and all."""
-    figure, axes = new_figure(width=6.0, height=5.4)
+    figure, axes = new_figure(NARROW, 5.9)
     axes.plot([0, 100], [0, 100], color=COLORS["reference"], lw=1.5, label="calibrated")
     shown = {"random": "real", "synthetic": "synthetic", "all": "all"}
     errors = []
@@ -220,8 +220,8 @@ def reliability_diagram(results: Results, split: str) -> Figure:
     title = (
         f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins of {MIN_QUERIES} queries and more"
     )
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    set_title(axes, title)
+    legend_below(figure, axes)
     axes.grid(alpha=0.3)
     figure.set_label(
         f"How often TabICL is right on {split} against how certain it is, a line for each of {len(errors)} contexts "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from itertools import cycle
 
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from synthicl.core.statistics import mean_accuracy
 from synthicl.core.words import words
-from synthicl.report.style import COLORS, CYCLE, new_figure
+from synthicl.report.style import COLORS, CYCLE, LINE, NARROW, new_figure, set_title
 from synthicl.report.table import Table, number, percent, percent_interval
 from synthicl.studies.icl_vs_gd.compute import CURVES
 from synthicl.studies.results import Results, Row, probe_title
@@ -129,9 +130,9 @@ def rules_table(results: Results) -> list[Table]:
 
 def paths(results: Results) -> Figure:
     """Agreement and squared difference of probabilities against steps times rate, by context and learning rate."""
-    figure, only = new_figure(9.6, 5.6)
+    figure, only = new_figure(NARROW, 8.6)
     only.remove()
-    panels = figure.subplots(1, 2)
+    panels = figure.subplots(2, 1)
     found = groups(results)
     others = cycle(color for color in CYCLE if color != COLORS["synthetic"])
     colors = {name: COLORS["synthetic"] if name == "synthetic" else next(others) for name in found}
@@ -158,7 +159,7 @@ def paths(results: Results) -> Figure:
     chance = f" (chance: {100 / len(np.unique(results.labels['test'])):.3g})"
     for axes, text, note in zip(panels, PANELS.values(), (chance, ""), strict=True):
         axes.set(xscale="log", xlabel="number of steps times learning rate")
-        axes.set_title(text + note, fontsize=10, loc="left")
+        set_title(axes, text + note)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     handles = []
@@ -177,16 +178,16 @@ def paths(results: Results) -> Figure:
             for rule, marker in MARKERS.items()
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside lower left", ncols=1, frameon=False, fontsize=8.5)
     row = results.select(split="test")[0]
-    figure.suptitle(
+    text = (
         f"Gradient descent on a softmax probe against {probe_title('tabicl', row.preprocessing)} on the same context; "
-        f"{row.n_query} test queries",
-        fontsize=10,
+        f"{row.n_query} test queries"
     )
+    figure.suptitle(textwrap.fill(text, LINE), fontsize=9)
     figure.set_label(
-        "Left: share of test queries to which gradient descent and TabICL give the same class, against steps times "
-        f"learning rate, a line for each of {len(found)} contexts and each learning rate. Right: how far their "
+        "Above: share of test queries to which gradient descent and TabICL give the same class, against steps times "
+        f"learning rate, a line for each of {len(found)} contexts and each learning rate. Below: how far their "
         "probabilities are apart. Triangles: TabICL against itself."
     )
     return figure
