@@ -122,14 +122,14 @@ def main() -> None:
                 runs += [run] if run else []
             if runs:
                 body.append(line(name, runs))
-        header = ["variation", "seeds", "TabICL", "linear", "best TabICL, at step", "s"]
+        header = ["variation", "seeds", "TabICL", "linear", "best TabICL, at step", "seconds"]
         parts.append(f"## {objective}\n\n{markdown(Table('', header, body))}")
     command = shlex.join([".venv/bin/python", "benchmarks/ablation.py", *sys.argv[1:]])
     about = (
         f"Written by `{command}` ({machine()}).\n\nThe tables show accuracy on val in % at the end of a run. With "
-        "several seeds it is the mean, with Student's 95 % interval. The best TabICL is the highest accuracy at any "
-        "validation: a run that stops on val would have it. s is seconds from the start of the fit, without "
-        "validations."
+        "several seeds it is the mean, from three on with Student's 95 % interval, unless all are equal. The best "
+        "TabICL is the highest accuracy at any validation: a run that stops on val would have it. Seconds count from "
+        "the start of the fit, without validations."
     )
     options.page.write_text(
         f"# Ablation on {options.name}\n\n{about}\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8"

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bundled.py
 
-Columns and preprocessing are chosen on val; test is scored once, with what val chose.
+Columns and preprocessing are chosen on val; nothing is chosen on test.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from synthicl.core.memory import saved_bytes
 from synthicl.distillation.pyramid import resolutions
 from synthicl.objectives.linear_probe import AT_ONCE
-from synthicl.report.table import Table, markdown
+from synthicl.report.table import Table, markdown, number
 
 BACKBONE = "dinov2_vitb14"
 SIZE, VIEWS, HEADS, BANK_VIEWS, BANK_BATCH, STEPS = 256, 3, 32, 4, 2048, 2000  # configs/data/imagenette.yaml
@@ -110,18 +110,18 @@ def tables(of: Constants) -> list[Table]:
             step.append(
                 [
                     *(name, str(ipc), f"{classes * ipc * VIEWS:,}"),
-                    *(f"{value:.3g}" for value in (one["backbone"] / 1e12, one["objective"] / 1e12)),
-                    f"{max(of_one['exchanged'] for of_one in each) / 4 / 1e6:.3g}",
-                    *(f"{value:.2g}" if possible else "" for value, possible in zip(hours, can, strict=True)),
-                    f"{one['bank'] / RATE_32 / 3600:.2g}",
+                    *(number(value) for value in (one["backbone"] / 1e12, one["objective"] / 1e12)),
+                    number(max(of_one["exchanged"] for of_one in each) / 4 / 1e6),
+                    *(number(value, 2) if possible else "" for value, possible in zip(hours, can, strict=True)),
+                    number(one["bank"] / RATE_32 / 3600, 2),
                 ]
             )
             held = [(sum(of_one[key] for key in HELD) + of.weights) / 2**30 for of_one in each]
             memory.append(
                 [
                     *(name, str(ipc)),
-                    *(f"{value:.3g}" if possible else "" for value, possible in zip(held, can, strict=True)),
-                    *(f"{one[key] / 2**30:.3g}" for key in ("heads", "bank on the host", "checkpoint")),
+                    *(number(value) if possible else "" for value, possible in zip(held, can, strict=True)),
+                    *(number(one[key] / 2**30) for key in ("heads", "bank on the host", "checkpoint")),
                 ]
             )
     header = ["dataset", "ipc", "rows in a step", "backbone, TFLOP", "objective, TFLOP on each device"]

@@ -36,7 +36,7 @@ from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.data.transforms import random_squares
 from synthicl.embeddings.embedder import embed_squares
 from synthicl.probes.tabicl import TabICLProbe
-from synthicl.report.table import Table, markdown
+from synthicl.report.table import Table, markdown, number
 from synthicl.tabicl.checkpoint import MINI
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
@@ -138,7 +138,7 @@ def measure(case: Case, folder: Path, calls: int) -> list[str]:
     apart = float(np.abs(exported(images) - expected).max())
     times = [milliseconds(way, images, calls) for way in ways]
     alone = milliseconds(lambda image: embed_squares(backbone, image), images, calls)
-    cells = [f"{np.median(part):.3g} ({np.quantile(part, 0.95):.3g})" for part in (*times, alone)]
+    cells = [f"{number(np.median(part))} ({number(np.quantile(part, 0.95))})" for part in (*times, alone)]
     factor = f"{np.median(times[0]) / np.median(times[-1]):.1f}"
     size = f"{file.stat().st_size / 1e6:.1f}"
     what = f"{case.backbone}, {case.crop_size} px, TabICL {case.checkpoint}"

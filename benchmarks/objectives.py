@@ -32,10 +32,12 @@ from scipy.stats import ttest_1samp
 from synthicl.cli.evaluate import evaluate
 from synthicl.core.files import write_whole
 from synthicl.core.statistics import Comparison, mean_accuracy, paired_difference, t_interval
+from synthicl.core.words import words, words_of_objective
 from synthicl.report.page import render
 from synthicl.report.style import CYCLE, new_figure
 from synthicl.report.table import Table, difference_cells, markdown, percent_interval
 from synthicl.studies.compare import COMPARE
+from synthicl.studies.compare.lines import Line, lines
 from synthicl.studies.results import Results, Row, probe_title
 from synthicl.studies.transfer import TRANSFER
 
@@ -60,19 +62,34 @@ def cell(results: Results, rows: list[Row]) -> str:
     return percent_interval(mean_accuracy(results.correct(rows))) if rows else ""
 
 
+def contexts(results: Results, objectives: list[str], ipc: int) -> dict[Line, list[Row]]:
+    """What stands in the lines of a table, in their order; builders that chose the same rows are one, as in compare."""
+    found = lines(results.of("compare"), "test")
+    order = [*(name for name in REAL if name != "all"), *objectives, "all"]
+    kept = sorted((key for key in found if key.ipc == ipc), key=lambda key: order.index(key.context))
+    return {key: found[key] for key in kept}
+
+
+def name_of(key: Line, rows: list[Row], objectives: list[str]) -> str:
+    """A context in words; an objective by the name that its flag has, with its losses in words."""
+    return (
+        f"{key.context}: {words_of_objective(rows[0].run.get('objective', ''))}"
+        if key.context in objectives
+        else key.name
+    )
+
+
 def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     """Accuracies of all contexts with all probes, and the paired differences between objectives that were named."""
     test = results.select(command="compare", split="test", ipc=ipc)
     probes = sorted({(row.probe, row.preprocessing) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
-    names = [*(name for name in REAL if name != "all"), *objectives, "all"]
+    found = contexts(results, objectives, ipc)
     body = []
-    for name in names:
-        rows = [row for row in test if row.context == name]
+    for key, rows in found.items():
         count = len({(row.seed, row.draw) for row in rows})
         each = [[row for row in rows if (row.probe, row.preprocessing) == probe] for probe in probes]
-        body.append(
-            [f"{name} ({count})" if count > 1 else name, str(rows[0].n_context), *(cell(results, r) for r in each)]
-        )
+        name = name_of(key, rows, objectives) + (f" ({count})" if count > 1 else "")
+        body.append([name, str(rows[0].n_context), *(cell(results, r) for r in each)])
     queries = test[0].n_query
     header = [
         "context",
@@ -84,13 +101,14 @@ def tables(results: Results, objectives: list[str], ipc: int) -> list[Table]:
     matching = next((name for name in objectives if name.startswith("lgm")), "lgm")
     others = (matching, "centroid", "class_mean", "all")
     pairs = [(name, other) for name in objectives for other in others if name != other]
-    pairs = [(name, other) for name, other in pairs if other in {row.context for row in test}]
+    named = {key.context: key.name for key in found}
+    pairs = [(name, other) for name, other in pairs if other in named]
     correct = {
-        name: results.correct([row for row in test if row.context == name and row.probe == "tabicl"]) for name in names
+        key.context: results.correct([row for row in rows if row.probe == "tabicl"]) for key, rows in found.items()
     }
     comparisons = [paired_difference(correct[name], correct[other]) for name, other in pairs]
     cells = difference_cells(comparisons)
-    body = [[f"{name} - {other}", *points] for (name, other), points in zip(pairs, cells, strict=True)]
+    body = [[f"{name} - {named[other]}", *points] for (name, other), points in zip(pairs, cells, strict=True)]
     header = ["difference", "points [95 % interval]", "p (Holm)"]
     return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired on the queries", header, body)]
 
@@ -102,7 +120,7 @@ def nested_tables(results: Results, objectives: list[str], ipc: int) -> list[Tab
     """
     test = results.select(command="compare", split="test", ipc=ipc)
     probes = sorted({(row.probe, row.preprocessing) for row in test}, key=lambda p: (not p[0].startswith("tabicl"), p))
-    names = [*(name for name in REAL if name != "all"), *objectives, "all"]
+    found = contexts(results, objectives, ipc)
 
     def accuracies(name: str, probe: tuple[str, str]) -> np.ndarray:
         """By pair, which its seed names; the mean over draws of random contexts."""
@@ -113,20 +131,21 @@ def nested_tables(results: Results, objectives: list[str], ipc: int) -> list[Tab
         return np.array([np.mean(by_seed[seed]) for seed in sorted(by_seed)])
 
     body = []
-    for name in names:
-        rows = [row for row in test if row.context == name]
-        cells = [percent(list(found)) if len(found := accuracies(name, probe)) else "" for probe in probes]
-        body.append([name, str(rows[0].n_context), *cells])
-    pairs = len(accuracies(names[-1], probes[0]))
+    for key, rows in found.items():
+        each = [accuracies(key.context, probe) for probe in probes]
+        cells = [percent(list(values)) if len(values) else "" for values in each]
+        body.append([name_of(key, rows, objectives), str(rows[0].n_context), *cells])
+    pairs = len({row.seed for row in test})
     header = ["context", "rows", *(probe_title(*probe) for probe in probes)]
     title = f"Accuracy on test in %, {ipc} per class, mean of {pairs} (split, seed) pairs, Student's 95 % intervals"
     accuracy = Table(title, header, body)
 
+    named = {key.context: key.name for key in found}
     compared = [(name, other) for name in objectives for other in ("centroid", "class_mean", "all")]
     differences = [accuracies(name, probes[0]) - accuracies(other, probes[0]) for name, other in compared]
-    comparisons = [Comparison(t_interval(found), float(ttest_1samp(found, 0).pvalue)) for found in differences]
+    comparisons = [Comparison(t_interval(values), float(ttest_1samp(values, 0).pvalue)) for values in differences]
     body = [
-        [f"{name} - {other}", *points]
+        [f"{name} - {named[other]}", *points]
         for (name, other), points in zip(compared, difference_cells(comparisons), strict=True)
     ]
     header = ["difference", "points [95 % interval]", "p (Holm)"]
@@ -141,6 +160,7 @@ def transfer_table(results: Results, objectives: list[str], backbone: str) -> Ta
         rows = [row for row in test if row.context == name]
         count = len({(row.seed, row.draw) for row in rows})
         cells = [cell(results, [row for row in rows if row.probe == probe]) for probe in ("tabicl", "linear")]
+        name = name_of(Line(name, "", rows[0].ipc), rows, objectives)
         body.append([f"{name} ({count})" if count > 1 else name, *cells])
     header = ["context", probe_title("tabicl", test[0].preprocessing), probe_title("linear", "")]
     return Table(f"Seen by {backbone}: accuracy on test in %, {test[0].n_query} queries, 95 % intervals", header, body)
@@ -157,7 +177,7 @@ def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int) ->
             axes.plot(found.seconds, accuracy, color=color, alpha=0.7, lw=1.2, marker=".", label=label)
     for style, name in (("--", "all"), (":", "class_mean")):
         row = results.select(split="val", context=name, probe="tabicl", ipc=ipc)[0]
-        axes.axhline(100 * row.accuracy, color="black", lw=1, ls=style, label=f"{name}, {row.n_context} rows")
+        axes.axhline(100 * row.accuracy, color="black", lw=1, ls=style, label=f"{words(name)}, {row.n_context} rows")
     axes.set_xlabel(f"seconds since the start of the fit, validations left out ({torch.get_num_threads()} thread(s))")
     axes.set_ylabel(f"TabICL's accuracy on val in %, {row.n_query} queries")
     axes.set_title(f"{ipc} image(s) per class", fontsize=10, loc="left")
@@ -229,7 +249,7 @@ def main() -> None:
         parts.append(f"### {table.title}\n\n{markdown(table)}")
     parts.append(
         f"### Seconds from the start of the fit, validations left out ({machine()})\n\n"
-        + markdown(Table("", ["objective", "per class", "s"], seconds))
+        + markdown(Table("", ["objective", "images per class", "seconds"], seconds))
     )
     command = shlex.join([".venv/bin/python", "benchmarks/objectives.py", *sys.argv[1:]])
     ran = f"seeds {pairs[0][1]} to {pairs[-1][1]} of the optimisation, one backbone and one split"

@@ -77,11 +77,17 @@ def curve(run: Path) -> Curve:
     return Curve([event.step + 1 for event in seconds], [event.value for event in seconds], accuracy)
 
 
+def over_seeds(values: list[float]) -> Interval | None:
+    """The mean with Student's 95 % interval; None for fewer than three values, or equal ones, which say no spread."""
+    return t_interval(np.array(values)) if len(values) > 2 and len(set(values)) > 1 else None
+
+
 def percent(values: list[float]) -> str:
-    """The mean of shares in percent, of several seeds with Student's 95 % interval."""
-    if len(values) < 2:
-        return f"{100 * values[0]:.1f}"
-    mean, low, high = t_interval(np.array(values))
+    """The mean of shares in percent, with an interval where `over_seeds` has one."""
+    interval = over_seeds(values)
+    if interval is None:
+        return f"{100 * np.mean(values):.1f}"
+    mean, low, high = interval
     return percent_interval(Interval(mean, max(low, 0.0), min(high, 1.0)))  # shares end at 0 and 100 %
 
 

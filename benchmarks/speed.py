@@ -3,6 +3,8 @@
     .venv/bin/python benchmarks/speed.py                               # everything, an hour on one core
     .venv/bin/python benchmarks/speed.py --sections step memory bank   # minutes
     .venv/bin/python benchmarks/speed.py --sections accuracy --seeds 1
+    .venv/bin/python benchmarks/speed.py --sections waiting --remark "A browser was open."
+    .venv/bin/python benchmarks/speed.py --sections                    # nothing: the page again from the JSON
 
 What is compared is measured in one run, turn by turn. Flags that are not the script's go to the runs of section
 ``accuracy``, whose dataset and backbone they name.
@@ -77,13 +79,13 @@ PROJECTION = {
     "cpu": [("dinov2_vits14", "bf16-mixed"), ("dinov2_vitb14", "bf16-mixed")],
     "cuda": [("dinov2_vitb14", "32-true"), ("dinov2_vitb14", "bf16-mixed"), ("dinov2_vitl14", "bf16-mixed")],
 }
-WAITING = [("mini", 0, 100), ("efficientnet_lite0", 0, 15), ("dinov2_vits14", 0, 2)]
+WAITING = [("mini", 0, 100), ("efficientnet_lite0", 0, 15), ("efficientnet_lite0", 6, 5), ("dinov2_vits14", 0, 2)]
 SECTIONS = ("accuracy", "projection", "step", "memory", "bank", "waiting")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--name", default="digits", help="of the dataset of section accuracy, for titles")
     parser.add_argument(
         "--procedures",
@@ -93,6 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="of sections step and projection")
+    parser.add_argument("--remark", default="", help="on the load of the machine: stands below these sections' tables")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/speed"))
     parser.add_argument("--page", type=Path, default=Path("docs/speed.md"))
     options, flags = parser.parse_known_args()
@@ -128,7 +131,8 @@ def main() -> None:
             results = bank.measure(BANK[device])
         else:
             results = waiting.measure(WAITING)
-        found[section] = {"machine": machine(), "command": command, "name": options.name, "results": results}
+        found[section] = {"machine": machine(), "command": command, "remark": options.remark, "name": options.name}
+        found[section] |= {"results": results}
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     options.page.write_text(page(found, options.page.stem), encoding="utf-8")
     print(f"{options.page} and {path} written.")
@@ -142,8 +146,9 @@ def page(found: dict[str, Any], stem: str) -> str:
             continue
         measured = found[section]
         results = measured["results"]
-        made_by = f"`{measured['command']}`, {measured['machine']}."
-        parts += [TITLES[section], TEXTS[section], markdown(TABLES[section](results)), f"Made by {made_by}"]
+        made_by = f"Made by `{measured['command']}`, {measured['machine']}."
+        parts += [TITLES[section], TEXTS[section], markdown(TABLES[section](results)), made_by]
+        parts += [remark] if (remark := measured.get("remark")) else []
         if section == "accuracy":
             parts.append(f"![accuracy against time](images/{stem}-accuracy.png)")
     return "\n\n".join(parts) + "\n"
@@ -155,12 +160,15 @@ TITLES = {
     "step": "## A step beside the backbone alone",
     "memory": "## Peak memory",
     "bank": "## Building an embedding bank",
-    "waiting": "## Threads that wait",
+    "waiting": "## Threads that wait, and memory that is kept",
 }
 TEXTS = {
     "accuracy": (
         "Tuned here against untuned there: this project's procedures were tuned on val of the digits, `lgm_reference` "
-        "has its authors' settings. The table shows accuracy on val in %, the mean over seeds with Student's 95 % "
+        "has its authors' settings. Its learning rate alone was screened, once: "
+        "[ablation-digits.md](ablation-digits.md#lgm_reference), made by `.venv/bin/python benchmarks/ablation.py "
+        '--only "lgm_reference" "lgm_reference, lr 0.0005" "lgm_reference, lr 0.005" "lgm_reference, lr 0.02"`. '
+        "The table shows accuracy on val in %, the mean over seeds with Student's 95 % "
         "interval. All are seen on one grid of validations, that of the procedure with the fewest. A procedure "
         "reaches the "
         "reference's accuracy at the first validation at which its mean over seeds is at least the reference's mean "
@@ -193,10 +201,14 @@ TEXTS = {
         "is one process that reads every image once."
     ),
     "waiting": (
-        "The table shows median seconds of a step of ten clean images through Lightning's Trainer on all cores, two "
-        "here. Each cell was measured in a process of its own, on an idle machine or beside a job that keeps one core "
-        "busy. `synthicl` is what the package sets (GOMP_SPINCOUNT=1000), `spinning` is OMP_WAIT_POLICY=active, "
-        "`sleeping` is OMP_WAIT_POLICY=passive, `one thread` is OMP_NUM_THREADS=1."
+        "The table shows median seconds of a step of ten images, clean or in six views each (60 rows), through "
+        "Lightning's Trainer on all cores, two here. Each cell was measured in a process of its own, on an idle "
+        "machine or beside a job that keeps one core busy. `synthicl` is what the package sets: threads that wait "
+        "spin for a moment and then sleep (OMP_WAIT_POLICY=passive, GOMP_SPINCOUNT=1000), and memory that a step has "
+        "freed is kept for the next one. The other columns change one of both. `spinning` is OMP_WAIT_POLICY=active, "
+        "`sleeping` is OMP_WAIT_POLICY=passive without spinning, `one thread` is OMP_NUM_THREADS=1. `memory given "
+        "back` is glibc as it comes: it gives large pieces of freed memory back to the system, and the next step "
+        "faults them in again."
     ),
 }
 TABLES: dict[str, Any] = {

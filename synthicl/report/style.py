@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 COLORS = {"synthetic": "#EE6677", "real": "#4477AA", "all": "#228833", "other": "#AA3377", "reference": "#BBBBBB"}
 CYCLE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
 NARROW = 4.9  # inches of a figure that a telephone shows whole, with letters that can be read
+LINE = 62  # letters of a title of 9 points that such a figure has room for
 
 
 def new_figure(width: float = 8.0, height: float = 4.5) -> tuple[Figure, Axes]:
@@ -18,3 +21,14 @@ def new_figure(width: float = 8.0, height: float = 4.5) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def set_title(axes: Axes, text: str) -> None:
+    """A title on as many lines as a narrow figure needs."""
+    axes.set_title(textwrap.fill(text, LINE, break_on_hyphens=False), fontsize=9, loc="left")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend of some axes under the figure, a line for each entry: beside the curves a narrow one has no room."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8.5)

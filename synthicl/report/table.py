@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from rich.console import Console
@@ -35,6 +36,11 @@ class Table(NamedTuple):
     title: str
     header: list[str]
     body: list[list[str]]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many digits that count, without an exponent: ``0.05``, ``12,300``."""
+    return f"{Decimal(f'{value:.{digits}g}'):,f}"
 
 
 def percent(value: float) -> str:

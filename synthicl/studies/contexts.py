@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from synthicl.core.errors import UserError
 from synthicl.coresets import CORESETS
+from synthicl.distillation.callbacks.cost import seconds_of
 from synthicl.studies.rivals import RIVALS
 from synthicl.studies.scoring import Context
 from synthicl.studies.subject import Subject
 
 QUERY_SPLITS = ("val", "test")  # val rows are there so that what val chose can be seen
+SELECTION = "selection_seconds"  # measure of a row: what it took to search, optimise or distil its context
 FIRST, LAST = ("random", "centroid", "class_mean"), ("synthetic", "all")  # others stand between, by name
 
 
@@ -34,7 +36,7 @@ def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] |
             rival = RIVALS.get(name)
             selected = rival(subject, ipc, draw) if rival else CORESETS.get(name)(train, ipc, draw)
             # What searches or optimises is compared at equal cost.
-            made = {} if name in CORESETS.names() else {"selection_seconds": time.perf_counter() - begin}
+            made = {} if name in CORESETS.names() else {SELECTION: time.perf_counter() - begin}
             indices = selected.indices
             read = None if indices is None else lambda indices=indices: subject.images(indices)
             contexts.append(Context(name, draw, "", selected.rows, read, made))
@@ -42,12 +44,14 @@ def real_contexts(subject: Subject, ipc: int, draws: int, names: Sequence[str] |
 
 
 def synthetic_contexts(subject: Subject) -> Iterable[Context]:
-    """The subject's synthetic context sets."""
+    """The subject's synthetic context sets, with the seconds of their distillation where the run's curve is there."""
+    seconds = seconds_of(subject.folder)
+    made = {} if seconds is None else {SELECTION: seconds}
     for checkpoint, found in subject.context_sets.items():
         images = found.images
         read = None if images is None else lambda images=images: images
         checkpoint = found.metadata.get("checkpoint", checkpoint)
-        yield Context("synthetic", 0, checkpoint, found.rows, read)
+        yield Context("synthetic", 0, checkpoint, found.rows, read, made)
 
 
 def rank(context: str) -> int:

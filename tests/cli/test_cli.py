@@ -166,6 +166,13 @@ def test_tensorboard_shows_curves_images_and_settings(finished):
     assert shown["data.name"].string_value == "digits" and shown["trainer.max_steps"].number_value == 12
 
 
+def test_what_the_distillation_took_stands_beside_what_it_reached(finished):
+    logged = EventAccumulator(str(finished[0])).Reload().Scalars("train/seconds")[-1].value
+    rows = Results.load(finished[0]).select(context="synthetic", split="val")
+    assert {row.measures["selection_seconds"] for row in rows} == {logged}
+    assert "to make it" in (finished[0] / "report.html").read_text(encoding="utf-8")
+
+
 def test_evaluate_adds_what_the_table_lacks_and_repeats_nothing(finished, capsys):
     folder, _ = finished
     before = Results.load(folder)

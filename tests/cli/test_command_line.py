@@ -242,3 +242,45 @@ def test_the_full_parser_takes_no_abbreviation(full_parser, flag):
     args = ["fit", "--backbone.name=mini", "--data.name=digits"]
     assert full_parser(args) is not None
     assert full_parser([*args, flag]) is None
+
+
+PUBLISHED = {
+    "model.objective.class_path": "synthicl.objectives.LinearGradientMatching",
+    "model.objective.init_args.heads": 1,
+    "model.objective.init_args.head_std": 0.01,
+    "model.objective.init_args.logit_std": None,
+    "model.objective.init_args.balanced": False,
+    "model.real.source": "online",  # over each epoch without replacement, the last partial batch dropped
+    "model.views.number": 10,
+    "model.views.augmentation.crop": "across",
+    "model.views.augmentation.noise_probability": 0.5,
+    "model.views.augmentation.noise_mean": 0.5,
+    "model.views.augmentation.noise_std": 0.2,
+    "model.views.augmentation.color": 0.0,
+    "model.optimizer.class_path": "torch.optim.Adam",
+    "model.lr": 0.002,
+    "model.lr_schedule": "constant",
+    "model.images.parameterisation": "pyramid",
+    "model.images.decorrelate": True,
+    "model.images.grow_every": 200,
+    "trainer.max_steps": 5001,  # steps 0 to 5,000
+}
+"""What the public code of linear gradient matching does, commit 1d84ffd (docs/how-it-works.md)."""
+
+
+@pytest.mark.parametrize("data", ["digits", "imagenette"])
+def test_lgm_reference_has_the_settings_of_the_public_code(full_parser, data):
+    """As the command line reads them, over whatever a dataset's own configuration says."""
+    args = ["fit", "-c", f"{CONFIGS}/data/{data}.yaml", "--model.objective=lgm_reference"]
+    words, flags = split(args)
+    parsed = full_parser(written(words, expand(flags)))
+    assert {name: parsed.get(name) for name in PUBLISHED} == PUBLISHED
+
+
+def test_a_dataset_keeps_its_own_crops_under_lgm_reference(full_parser):
+    words, flags = split(["fit", "-c", f"{CONFIGS}/data/digits.yaml", "--model.objective=lgm_reference"])
+    reference = full_parser(written(words, expand(flags)))
+    words, flags = split(["fit", "-c", f"{CONFIGS}/data/digits.yaml"])
+    own = full_parser(written(words, expand(flags)))
+    for name in ("area", "flip"):
+        assert reference[f"model.views.augmentation.{name}"] == own[f"model.views.augmentation.{name}"]

@@ -3,6 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, false_discovery_control, norm, ttest_1samp
+from statsmodels.stats.multitest import multipletests
 
 from synthicl.core import statistics as intervals
 from synthicl.core.statistics import (
@@ -181,10 +182,7 @@ def test_holm_at_the_edges(given, expected):
 
 
 def closed_testing(p_values):
-    """Holm's correction from its definition: closed testing in which Bonferroni judges each set of hypotheses.
-
-    statsmodels, whose ``multipletests`` has it too, is not installed.
-    """
+    """Holm's correction from its definition: closed testing in which Bonferroni judges each set of hypotheses."""
     everyone = range(len(p_values))
     sets = [chosen for size in everyone for chosen in combinations(everyone, size + 1)]
     return [max(min(1, len(c) * min(p_values[i] for i in c)) for c in sets if one in c) for one in everyone]
@@ -197,3 +195,12 @@ def test_holm_is_closed_testing(count):
         given = list(random.random(count) ** 3)
         assert holm(given) == pytest.approx(closed_testing(given))
         assert all(np.array(holm(given)) >= false_discovery_control(given) - 1e-12)  # a weaker promise, from scipy
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 40])
+def test_holm_equals_statsmodels(count):
+    random = np.random.default_rng(count)
+    for _ in range(20):
+        given = (random.random(count) ** 3).round(random.integers(1, 6))  # some are equal, some are 0
+        _, expected, *_ = multipletests(given, method="holm")
+        assert holm(list(given)) == pytest.approx(expected, abs=1e-12)

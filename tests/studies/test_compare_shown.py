@@ -154,6 +154,21 @@ def test_seconds_are_medians_over_draws(results):
     assert table.body[0] == ["random images (3 draws)", "10", "3.00 + 6.00", "0.10 + 0.20"]
 
 
+def test_what_a_context_took_stands_beside_it(results):
+    """What was searched and what was distilled, in one column; what is chosen at once has no number."""
+    assert "to make it" not in seconds_table(results, "test").header
+    for draw in (0, 1):
+        row = replace(ROW, context="swap_tabicl", draw=draw, measures={"selection_seconds": 20.0 + 10 * draw})
+        results.add(row, right(100))
+    synthetic = next(iter(results.select(context="synthetic", checkpoint="last", split="test")))
+    results.add(replace(synthetic, measures={"selection_seconds": 31.26}), right(188))
+    title, header, body = seconds_table(results, "test")
+    assert header[:3] == ["context", "rows", "to make it"] and {len(line) for line in body} == {len(header)}
+    took = {line[0]: line[2] for line in body}
+    assert (took["images swapped for TabICL"], took["synthetic"], took["herding"]) == ("25.0", "31.3", "")
+    assert title.endswith("Only seconds of one machine and load compare")
+
+
 def test_a_dataset_alone_has_no_differences_to_name(results):
     for row in results.select(context="synthetic"):
         del results.rows[row.key]
@@ -211,13 +226,18 @@ def test_calibration_of_rows_that_have_it(results):
         "0.500",
         "12.5",
     ]
-    (axes,) = figures(results)["reliability"].axes
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = figures(results)["reliability"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[1:] == [
         "random images (3 draws), 10 rows: calibration error 12.5 %",
         "synthetic, 10 rows: calibration error 12.5 %",
         "all training images, 898 rows: calibration error 12.5 %",
     ]
+    assert figure.get_label() == (
+        "How often TabICL is right on test against how certain it is, a line for each of 3 contexts beside the "
+        "diagonal on which both are equal. Calibration error: random images (3 draws) 12.5 %, synthetic 12.5 %, all "
+        "training images 12.5 %."
+    )
 
 
 def test_the_finding_names_the_strongest_rival_and_what_is_not_told_apart(results):

@@ -122,7 +122,7 @@ def test_histogram_says_what_it_shows():
     axes = figure.axes[0]
     assert axes.get_xlabel() == "accuracy of an episode on test in %, 20 queries each"
     assert axes.get_ylabel() == "episodes out of 40"
-    names = [label.get_text() for label in axes.get_legend().get_texts()]
+    names = [label.get_text() for label in figure.legends[0].get_texts()]
     assert names[0] == f"TabICL (16 rotated columns): {text(t_interval(first))}"
     assert names[1].startswith("logistic regression: ")
     assert render(figure, "png").startswith(b"\x89PNG")

@@ -65,11 +65,29 @@ def test_rules_beside_the_descent(results):
     results.rows[results.select(probe="gradient_descent")[0].key].measures["on_edge"] = 1.0
     first, second = tables(results)
     assert first.body[0][2] == "1 to 2 (edge)" and "edge: of the steps" in first.title
-    assert [line[0] for line in second.body] == ["random", "synthetic"]
+    assert [line[0] for line in second.body] == ["random images", "synthetic"]
     assert [cell.split()[0] for cell in second.body[1][2:]] == ["90.0"] * 4 + ["100.0", "98.0"]
     assert "On synthetic an untuned rule" in second.title
     (figure,) = figures(results).values()
     assert "nearest row" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_contexts_of_two_sizes_are_named_in_words_with_their_size(results):
+    for ipc in (1, 5):
+        for row in results.select(context="synthetic", ipc=1):
+            pair = replace(row, context="hard_pairs", ipc=ipc, n_context=5 * ipc)
+            results.add(pair, results.predictions[row.key])
+            for rule in RULES:
+                results.add(replace(pair, probe=rule), results.predictions[row.key])
+            if row.probe == "gradient_descent":
+                results.arrays[CURVES + pair.key] = results.arrays[CURVES + row.key]
+    first, second = tables(results)
+    both = [f"images nearest to another class, {ipc} per class" for ipc in (1, 5)]
+    assert [line[0] for line in first.body][2:] == [line[0] for line in second.body] == both
+    assert f"On {'; '.join(both)} an untuned rule" in second.title
+    (figure,) = figures(results).values()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[2:4] == [f"{both[0]}, 5 rows", f"{both[1]}, 25 rows"]
 
 
 def test_the_figure_shows_every_curve_against_time(results):

@@ -127,24 +127,26 @@ def test_tables(results):
 
 def test_accuracy_figure_says_what_it_shows(results):
     add_synthetic(results, 86)
-    axes = accuracy_figure(results).axes[0]
+    figure = accuracy_figure(results)
+    axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_xscale()) == ("context rows", "log")
     assert axes.get_ylabel() == "accuracy on test in %, 100 queries, all classes"
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == 5
-    assert names[0] == "real, of each class (stratified), preprocessing fitted on all training rows"
+    assert names[0] == "real, of each class (stratified),\npreprocessing fitted on all training rows"
     assert names[-1] == "synthetic, 10 rows"
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [65, 82, 91, 94, 96])
 
 
 def test_time_figure_has_the_law_or_says_that_there_is_none(results):
-    axes = time_figure(results).axes[0]
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = time_figure(results)
+    axes = figure.axes[0]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert axes.get_yscale() == axes.get_xscale() == "log"
     assert any(name.startswith(r"$t = 0.3\,") and "n^{1.50}" in name for name in names)
     for row in results.select(n_context=5000) + results.select(n_context=10_000):
         del results.rows[row.key]
-    names = [text.get_text() for text in time_figure(results).axes[0].get_legend().get_texts()]
+    names = [text.get_text() for text in time_figure(results).legends[0].get_texts()]
     assert names[-1].startswith("no power law")
 
 

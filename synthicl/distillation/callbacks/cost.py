@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
 from synthicl.distillation.distiller import Distiller
 
 FIRST, LAST = 2, 5  # steps, counted from where the run begins, between whose ends the clock runs
+SECONDS = "train/seconds"
 
 
 class Cost(L.Callback):
@@ -46,7 +49,7 @@ class Cost(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what it shows."""
         if trainer.state.fn == TrainerFn.FITTING:
-            pl_module.log("train/seconds", self._spent)
+            pl_module.log(SECONDS, self._spent)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start it again."""
@@ -77,6 +80,15 @@ class Cost(L.Callback):
             line += f"; at most so far on the device: {torch.cuda.max_memory_allocated(module.device) / 2**20:.0f} MiB"
         progress = trainer.progress_bar_callback
         (progress.print if progress is not None else print)(line + ".")
+
+
+def seconds_of(run: Path) -> float | None:
+    """The seconds that a run's fit had taken at its last validation; None for a folder without TensorBoard's files."""
+    if not any(run.glob("events.out.tfevents.*")):
+        return None
+    events = EventAccumulator(str(run), {SCALARS: 0, IMAGES: 1}).Reload()
+    logged = events.Scalars(SECONDS) if SECONDS in events.Tags()[SCALARS] else []
+    return float(logged[-1].value) if logged else None
 
 
 def _now(module: L.LightningModule) -> float:

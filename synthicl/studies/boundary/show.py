@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from synthicl.core.statistics import holm, mean_accuracy, paired_difference
 from synthicl.core.words import words
-from synthicl.report.style import COLORS, new_figure
+from synthicl.report.style import COLORS, NARROW, new_figure
 from synthicl.report.table import Table, against, percent, percent_interval
 from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
@@ -20,7 +20,7 @@ from synthicl.studies.results import Results, Row, probe_title
 COMPARED_WITH = ("synthetic", "all")
 MAX_MARKS = 100  # context rows that are marked on a map
 MAX_DOTS = 600  # test embeddings that are drawn on a map
-ACROSS = 3  # maps side by side
+ACROSS = 2  # maps side by side
 
 
 def mapped(results: Results) -> list[Row]:
@@ -127,7 +127,7 @@ def draw_map(axes: Axes, results: Results, row: Row, colors: np.ndarray) -> None
             axes.annotate(text, point, fontsize=7.5, ha="center", va="center", bbox=box, annotation_clip=True)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     accuracy = percent(results.correct([row]).mean())
-    axes.set_title(f"{words(row.context)}, {row.n_context} rows:\n{accuracy} % right on test", fontsize=9, loc="left")
+    axes.set_title(f"{words(row.context)}\n{row.n_context} rows: {accuracy} % right", fontsize=8.5, loc="left")
     axes.tick_params(labelsize=8)
 
 
@@ -135,18 +135,20 @@ def maps(results: Results) -> Figure:
     """All maps side by side, on the same axes."""
     rows, names = mapped(results), class_names(results)
     colors = class_colors(len(names))
-    down = -(-(len(rows) + 1) // ACROSS)
-    figure, only = new_figure(10.5, 3.1 * down + 1.0)
+    down = -(-len(rows) // ACROSS)
+    figure, only = new_figure(NARROW, 2.5 * down + 1.5 + 0.1 * min(len(names), 20))
     only.remove()
     panels = figure.subplots(down, ACROSS, sharex=True, sharey=True)
     cells = np.atleast_2d(panels).ravel()
     for axes, row in zip(cells, rows, strict=False):
         draw_map(axes, results, row, colors)
+    share = 100 * results.arrays["boundary/variance"]
     for position, axes in enumerate(cells):
         if position >= len(rows):
             axes.set_axis_off()
         elif position + ACROSS >= len(rows):
             axes.tick_params(labelbottom=True)
+            axes.set_xlabel(f"1st principal component\n({share[0]:.0f} % of variance)", fontsize=9)
     short = max(map(len, names)) <= 2
     handles = [
         Line2D([], [], color=color, lw=0, marker="s", ms=8, label=name if short else f"{index} {cut(name)}")
@@ -154,14 +156,11 @@ def maps(results: Results) -> Figure:
     ]
     handles.append(Line2D([], [], color="0.3", lw=0, marker="o", ms=3, label="test embedding (projected)"))
     mark = Line2D([], [], color="0.3", lw=0, marker="o", ms=9, mfc="white", mew=1.8, label="context row (projected)")
-    legend = cells[len(rows)].legend(
+    figure.legend(
         handles=[*handles[-1:], mark, *handles[:-1]] if len(names) <= 20 else [handles[-1], mark],
-        loc="center", ncols=2, frameon=False, fontsize=8.5, title="colour: class, strong where certain",
+        loc="outside lower center", ncols=2, frameon=False, fontsize=8.5, title="colour: class, strong where certain",
     )  # fmt: skip
-    legend.set_in_layout(False)  # it may be wider than its cell, and the maps stay where they are
-    share = 100 * results.arrays["boundary/variance"]
-    figure.supxlabel(f"1st principal component of the training embeddings ({share[0]:.0f} % of variance)", fontsize=9)
-    figure.supylabel(f"2nd principal component ({share[1]:.0f} % of variance)", fontsize=9)
+    figure.supylabel(f"2nd principal component of the training embeddings ({share[1]:.0f} % of variance)", fontsize=9)
     here = percent(float(np.mean([row.measures["same_at_projection"] for row in rows])))
     tabicl = probe_title(rows[0].probe, rows[0].preprocessing)
     text = (
@@ -169,7 +168,7 @@ def maps(results: Results) -> Figure:
         f"{rows[0].n_query} test embeddings) and circles lie off it, and {here} % of the test "
         "queries (mean of the maps) are given the class that the map has where their dot is."
     )
-    figure.suptitle("\n".join(textwrap.wrap(text, 125)), fontsize=9.5)
+    figure.suptitle("\n".join(textwrap.wrap(text, 72)), fontsize=9)
     right = ", ".join(f"{words(row.context)} {percent(results.correct([row]).mean())} %" for row in rows)
     figure.set_label(
         f"{len(rows)} maps of the class that TabICL gives to points of a plane, each with another context. Right on "
@@ -187,9 +186,9 @@ def attention(results: Results) -> Figure:
     """A heat map for each context, mean over blocks, and by block the share of attention to rows of the own class."""
     rows, names = attended(results), class_names(results)
     weights = [array(results, "attention", row) for row in rows]
-    figure, only = new_figure(3.8 * (len(rows) + 1), 4.3)
+    figure, only = new_figure(NARROW, 3.4 * (len(rows) + 1) + 0.7)
     only.remove()
-    *panels, last = figure.subplots(1, len(rows) + 1)
+    *panels, last = figure.subplots(len(rows) + 1, 1)
     most = 100 * max(weight.mean(0).max() for weight in weights)
     for axes, row, weight in zip(panels, rows, weights, strict=True):
         labels = array(results, "labels", row)
@@ -223,7 +222,7 @@ def attention(results: Results) -> Figure:
         f"Where {tabicl} looks: attention of {rows[0].n_query} test queries to context rows in its in-context stage, "
         f"mean over heads and {rows[0].run['n_estimators']} members; heat maps: mean over blocks"
     )
-    figure.suptitle("\n".join(textwrap.wrap(text, 45 * (len(rows) + 1), break_on_hyphens=False)), fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(text, 72, break_on_hyphens=False)), fontsize=9)
     figure.set_label(
         "Heat maps of the attention that test queries of each class pay to context rows, and a line by block. To rows "
         f"of the own class, mean over blocks: {', '.join(shares)}; spread evenly: {100 / len(names):.0f} %."

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from synthicl.core.statistics import Comparison, holm, mean_accuracy, paired_difference
 from synthicl.core.words import words
 from synthicl.probes.calibration import BINS, Reliability, reliability
-from synthicl.report.style import COLORS, NARROW, new_figure
+from synthicl.report.style import COLORS, NARROW, legend_below, new_figure, set_title
 from synthicl.report.table import Table, against, difference_cells, percent, percent_interval
 from synthicl.studies.compare import show_parts
 from synthicl.studies.compare.lines import Line, label, lines, of_column, probes
+from synthicl.studies.contexts import SELECTION
 from synthicl.studies.results import Results, Row, probe_title
 
 CONFIDENCE = "compare/confidence/"  # (q,): the probability of the predicted class
@@ -142,19 +143,27 @@ def best_on_all(results: Results, split: str) -> str:
 
 
 def seconds_table(results: Results, split: str) -> Table:
-    """Seconds to fit and to predict, medians over draws and seeds."""
+    """Seconds to fit and to predict, and those to make a context where they were measured; medians over rows."""
     columns = probes(results, split)
+    made = any(SELECTION in row.measures for row in results.select(split=split))
     body = []
     for key, rows in lines(results, split).items():
-        cells = []
+        took = [row.measures[SELECTION] for row in rows if SELECTION in row.measures]
+        cells = [f"{np.median(took):.1f}" if took else ""] if made else []
         for column in columns:
             chosen = [row for row in rows if (row.probe, row.preprocessing) == column]
             fit, predict = (np.median([getattr(row, name) for row in chosen] or [np.nan]) for name in TIMES)
             cells.append(f"{fit:.2f} + {predict:.2f}" if chosen else "")
         body.append([label(key, rows), str(rows[0].n_context), *cells])
     queries = results.select(split=split)[0].n_query
-    header = ["context", "rows", *(probe_title(*column) for column in columns)]
-    return Table(f"Seconds to fit + to predict {queries} queries, under whatever else ran", header, body)
+    header = ["context", "rows", *(["to make it"] if made else []), *(probe_title(*column) for column in columns)]
+    title = f"Seconds to fit + to predict {queries} queries, under whatever else ran"
+    if made:
+        title += (
+            ". To make it: to search or optimise a context, to distil the synthetic one without its validations. Only "
+            "seconds of one machine and load compare"
+        )
+    return Table(title, header, body)
 
 
 def binned(results: Results, rows: list[Row]) -> Reliability | None:
@@ -188,9 +197,10 @@ def calibration_table(results: Results, split: str) -> Table:
 
 def reliability_diagram(results: Results, split: str) -> Figure:
     """Accuracy against confidence with TabICL on random rows, the synthetic ones and all."""
-    figure, axes = new_figure(width=6.0, height=5.4)
+    figure, axes = new_figure(NARROW, 5.9)
     axes.plot([0, 100], [0, 100], color=COLORS["reference"], lw=1.5, label="calibrated")
     shown = {"random": "real", "synthetic": "synthetic", "all": "all"}
+    errors = []
     for key, rows in of_column(results, split).items():
         found = binned(results, rows)
         if key.context not in shown or key.checkpoint == "best_on_val" or found is None:
@@ -199,6 +209,7 @@ def reliability_diagram(results: Results, split: str) -> Figure:
         color, count = COLORS[shown[key.context]], found.number[some]
         at, right = 100 * found.confidence[some], 100 * found.accuracy[some]
         error = float(np.mean([row.measures["ece"] for row in rows]))  # as in the table: not of all draws together
+        errors.append(f"{label(key, rows)} {percent(error)} %")
         name = f"{label(key, rows)}, {rows[0].n_context} rows: calibration error {percent(error)} %"
         axes.plot(at, right, color=color, lw=1.2, marker="o", ms=4, label=name)
         axes.scatter(at, right, s=400 * count / found.number.sum(), color=color, alpha=0.25, lw=0)
@@ -209,9 +220,13 @@ def reliability_diagram(results: Results, split: str) -> Figure:
     title = (
         f"{probe_title(*probes(results, split)[0])}; discs: share of queries; bins of {MIN_QUERIES} queries and more"
     )
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    set_title(axes, title)
+    legend_below(figure, axes)
     axes.grid(alpha=0.3)
+    figure.set_label(
+        f"How often TabICL is right on {split} against how certain it is, a line for each of {len(errors)} contexts "
+        f"beside the diagonal on which both are equal. Calibration error: {', '.join(errors)}."
+    )
     return figure
 
 

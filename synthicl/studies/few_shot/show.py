@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from synthicl.core.statistics import Interval, t_interval
 from synthicl.core.words import words
-from synthicl.report.style import CYCLE, new_figure
+from synthicl.report.style import CYCLE, NARROW, legend_below, new_figure, set_title
 from synthicl.report.table import Table, against, percent, percent_interval
 from synthicl.studies.few_shot.episodes import ASSURANCE, EPISODE_COST, Spread, estimate_spread
 from synthicl.studies.results import Results, Row, probe_title
@@ -143,7 +143,7 @@ def seconds(row: Row) -> float:
 
 def histogram(found: Evaluated) -> Figure:
     """Accuracies of the episodes with the mean and its interval, every probe in its own colour."""
-    figure, axes = new_figure(height=4.2)
+    figure, axes = new_figure(NARROW, 4.6)
     queries = next(iter(found.rows.values()))[0].n_query
     right = [round(queries * value) for name in found.rows for value in found.accuracies(name)]
     # Accuracies are multiples of 1/Q: every bin holds the same number of them. About 2 P^(1/3) bins (Rice's rule).
@@ -162,9 +162,9 @@ def histogram(found: Evaluated) -> Figure:
     title = (
         f"{found.name}: the same episodes for every probe; lines: means with 95 % intervals (Student, over episodes)"
     )
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.margins(x=0.02, y=0.25)  # room for the legend
-    axes.legend(fontsize=8, loc="upper left", frameon=False)
+    set_title(axes, title)
+    axes.margins(x=0.02)
+    legend_below(figure, axes)
     means = ", ".join(f"{words(name)} at {percent(found.accuracies(name).mean())} %" for name in found.rows)
     figure.set_label(
         f"Histograms of the accuracy of {found.episodes} {found.name} episodes, with their means: {means}."

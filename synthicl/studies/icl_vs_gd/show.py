@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from itertools import cycle
 
@@ -11,8 +12,8 @@ from matplotlib.lines import Line2D
 
 from synthicl.core.statistics import mean_accuracy
 from synthicl.core.words import words
-from synthicl.report.style import COLORS, CYCLE, new_figure
-from synthicl.report.table import Table, percent, percent_interval
+from synthicl.report.style import COLORS, CYCLE, LINE, NARROW, new_figure, set_title
+from synthicl.report.table import Table, number, percent, percent_interval
 from synthicl.studies.icl_vs_gd.compute import CURVES
 from synthicl.studies.results import Results, Row, probe_title
 
@@ -27,7 +28,7 @@ NEAR = 0.02  # agreement closer than this is no sign of a rule of its own; named
 
 
 def groups(results: Results) -> dict[str, list[tuple[Row, Row]]]:
-    """The rows on test of TabICL and of gradient descent on the same context, by the context's name.
+    """The rows on test of TabICL and of gradient descent on the same context, by the context's name in words.
 
     Where a context was made in several sizes, the name says which.
     """
@@ -36,7 +37,7 @@ def groups(results: Results) -> dict[str, list[tuple[Row, Row]]]:
     for descent in rows:
         tabicl = results.rows[replace(descent, probe="tabicl").key]
         sizes = {row.ipc for row in rows if row.context == descent.context}
-        name = f"{descent.context}, {descent.ipc} per class" if len(sizes) > 1 else descent.context
+        name = words(descent.context) + (f", {descent.ipc} per class" if len(sizes) > 1 else "")
         found.setdefault(name, []).append((tabicl, descent))
     return found
 
@@ -73,10 +74,10 @@ def tables(results: Results) -> list[Table]:
         times = [time(row) for row in descent]
         body.append(
             [
-                f"{words(name)} ({len(pairs)} draws)" if len(pairs) > 1 else words(name),
+                f"{name} ({len(pairs)} draws)" if len(pairs) > 1 else name,
                 str(descent[0].n_context),
-                f"{min(times):.3g}"
-                + (f" to {max(times):.3g}" if max(times) > min(times) else "")
+                number(min(times))
+                + (f" to {number(max(times))}" if max(times) > min(times) else "")
                 + (" (edge)" if any(row.measures.get("on_edge") for row in descent) else ""),
                 percent_interval(mean_accuracy(results.correct(tabicl))),
                 percent_interval(mean_accuracy(results.correct(descent))),
@@ -86,13 +87,13 @@ def tables(results: Results) -> list[Table]:
                 f"{mean(tabicl, 'self_squared_difference'):.4f}",
             ]
         )
-    header = ["context", "rows", "k lr", "TabICL right", "descent right", "same class", "TabICL twice"]
+    header = ["context", "rows", "steps x rate", "TabICL right", "descent right", "same class", "TabICL twice"]
     header += ["squared difference", "TabICL twice"]
     row = results.select(split="test")[0]
     title = (
-        f"{probe_title('tabicl', row.preprocessing)} and k steps of gradient descent on a softmax probe from W = 0, "
-        "b = 0, same context; "
-        f"{row.n_query} test queries, % with 95 % intervals; val chose k lr; TabICL twice: with other shuffles"
+        f"{probe_title('tabicl', row.preprocessing)} and gradient descent on a softmax probe from W = 0, b = 0, same "
+        f"context; {row.n_query} test queries, % with 95 % intervals; val chose steps x rate, the number of steps "
+        "times the learning rate; TabICL twice: with other shuffles"
     )
     if any(row.measures.get("on_edge") for row in results.select(split="test", probe="gradient_descent")):
         title += "; edge: of the steps or learning rates that were tried, more may come nearer"
@@ -128,10 +129,10 @@ def rules_table(results: Results) -> list[Table]:
 
 
 def paths(results: Results) -> Figure:
-    """Agreement and squared difference of probabilities against k lr: a line for each context and learning rate."""
-    figure, only = new_figure(9.6, 5.6)
+    """Agreement and squared difference of probabilities against steps times rate, by context and learning rate."""
+    figure, only = new_figure(NARROW, 8.6)
     only.remove()
-    panels = figure.subplots(1, 2)
+    panels = figure.subplots(2, 1)
     found = groups(results)
     others = cycle(color for color in CYCLE if color != COLORS["synthetic"])
     colors = {name: COLORS["synthetic"] if name == "synthetic" else next(others) for name in found}
@@ -157,16 +158,14 @@ def paths(results: Results) -> Figure:
     panels[1].set_yscale("log")
     chance = f" (chance: {100 / len(np.unique(results.labels['test'])):.3g})"
     for axes, text, note in zip(panels, PANELS.values(), (chance, ""), strict=True):
-        axes.set(xscale="log", xlabel="number of steps times learning rate, k lr")
-        axes.set_title(text + note, fontsize=10, loc="left")
+        axes.set(xscale="log", xlabel="number of steps times learning rate")
+        set_title(axes, text + note)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     handles = []
     for name, pairs in found.items():
         draws = f", {len(pairs)} draws" if len(pairs) > 1 else ""
-        handles.append(
-            Line2D([], [], color=colors[name], lw=2, label=f"{words(name)}, {pairs[0][0].n_context} rows{draws}")
-        )
+        handles.append(Line2D([], [], color=colors[name], lw=2, label=f"{name}, {pairs[0][0].n_context} rows{draws}"))
     handles += [
         Line2D([], [], color="black", lw=1.2, ls=style, label=f"learning rate {rate:g}")
         for rate, style in zip(rates, STYLES * len(rates), strict=False)
@@ -179,16 +178,16 @@ def paths(results: Results) -> Figure:
             for rule, marker in MARKERS.items()
         ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside lower left", ncols=1, frameon=False, fontsize=8.5)
     row = results.select(split="test")[0]
-    figure.suptitle(
+    text = (
         f"Gradient descent on a softmax probe against {probe_title('tabicl', row.preprocessing)} on the same context; "
-        f"{row.n_query} test queries",
-        fontsize=10,
+        f"{row.n_query} test queries"
     )
+    figure.suptitle(textwrap.fill(text, LINE), fontsize=9)
     figure.set_label(
-        "Left: share of test queries to which gradient descent and TabICL give the same class, against steps times "
-        f"learning rate, a line for each of {len(found)} contexts and each learning rate. Right: how far their "
+        "Above: share of test queries to which gradient descent and TabICL give the same class, against steps times "
+        f"learning rate, a line for each of {len(found)} contexts and each learning rate. Below: how far their "
         "probabilities are apart. Triangles: TabICL against itself."
     )
     return figure
@@ -203,7 +202,7 @@ def finding(results: Results) -> str:
     tabicl, descent = ([pair[side] for pair in found[name]] for side in (0, 1))
     same = np.stack([results.predictions[a.key] == results.predictions[b.key] for a, b in found[name]])
     return (
-        f"On {words(name)} rows gradient descent gives {percent_interval(mean_accuracy(same))} % of the test queries "
+        f"On {name} rows gradient descent gives {percent_interval(mean_accuracy(same))} % of the test queries "
         f"TabICL's class; TabICL under other shuffles gives its own class to {percent(mean(tabicl, 'self_agreement'))} "
         f"%, and the probabilities of both lie {mean(descent, 'squared_difference'):.4f} apart in squared distance, "
         f"TabICL's own {mean(tabicl, 'self_squared_difference'):.4f}."

@@ -11,7 +11,7 @@ from synthicl.backbones.models import mini
 from synthicl.core.auroc import auroc, auroc_difference
 from synthicl.core.statistics import Comparison, Interval, holm, mean_accuracy
 from synthicl.core.words import words
-from synthicl.report.style import COLORS, new_figure
+from synthicl.report.style import COLORS, NARROW, new_figure
 from synthicl.report.table import Table, percent_interval
 from synthicl.studies.results import Results, Row, probe_title
 
@@ -177,21 +177,21 @@ def tables(results: Results) -> list[Table]:
 
 
 def nearest_figure(images: np.ndarray) -> Figure:
-    """Synthetic images (k, 3, 3, S, S) in a row, below them the nearest training images."""
+    """Synthetic images (k, 3, 3, S, S) in a column, beside them the nearest training images."""
     count = len(images)
-    figure, only = new_figure(max(4.9, 0.9 * count + 1.3), 3.0)
+    figure, only = new_figure(NARROW, 0.9 * count + 0.6)
     only.remove()
-    panels = figure.subplots(3, count, squeeze=False)
+    panels = figure.subplots(count, 3, squeeze=False)
     names = ("synthetic", "nearest training\nimage by embedding", "nearest training\nimage by pixels")
-    for row, name in enumerate(names):
-        for column in range(count):
+    for column, name in enumerate(names):
+        for row in range(count):
             axes = panels[row, column]
-            axes.imshow(images[column, row].transpose(1, 2, 0), interpolation="nearest")
+            axes.imshow(images[row, column].transpose(1, 2, 0), interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        panels[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5)
+        panels[0, column].set_title(name, fontsize=8.5)
     figure.set_label(
-        f"{count} synthetic images, those nearest to a training image first; below each its nearest training image by "
+        f"{count} synthetic images, those nearest to a training image first; beside each its nearest training image by "
         "embedding, and by pixels. What is to be seen is whether any is a copy."
     )
     return figure
@@ -201,10 +201,10 @@ def distances_figure(results: Results) -> Figure:
     """Distances to the nearest training image: of test images as a histogram, of contexts as points."""
     shown = [(train, test) for train, test in pairs_of_rows(results) if train.context != "all"]
     spaces = [space for space in SPACES if nearness(results, shown[0][0], space)]
-    figure, only = new_figure(4.9 * len(spaces), 3.6)
+    figure, only = new_figure(NARROW, 3.0 * len(spaces) + 0.6)
     only.remove()
     colors = {"synthetic": COLORS["synthetic"], "centroid": COLORS["real"], "unseen": COLORS["other"]}
-    for space, axes in zip(spaces, figure.subplots(1, len(spaces), squeeze=False)[0], strict=True):
+    for space, axes in zip(spaces, figure.subplots(len(spaces), 1, squeeze=False)[:, 0], strict=True):
         test = next(test for _, test in shown if test.context == "unseen")
         of_test = nearness(results, test, space)
         assert of_test is not None
@@ -226,7 +226,7 @@ def distances_figure(results: Results) -> Figure:
         axes.set_xlabel(f"distance to the nearest training image, {space},\nin medians of test images; 0: a copy")
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    figure.legend(handles, names, loc="outside lower left", ncols=1, frameon=False, fontsize=8.5)
     figure.set_label(
         "Histograms of the distance between test images and their nearest training image, with the images of each "
         "context as points below. What is to be seen is whether a synthetic image lies near 0, where copies lie."

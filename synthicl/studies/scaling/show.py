@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from synthicl.core.statistics import Interval, bootstrap_means, mean_accuracy
 from synthicl.core.words import words
-from synthicl.report.style import COLORS, CYCLE, new_figure
+from synthicl.report.style import COLORS, CYCLE, NARROW, legend_below, new_figure, set_title
 from synthicl.report.table import Table, percent_interval
 from synthicl.studies.results import Results, Row
 from synthicl.studies.scaling.compute import PowerLaw, equivalent_rows, fit_power_law
@@ -165,14 +165,14 @@ def share_table(results: Results) -> Table:
 
 def accuracy_figure(results: Results) -> Figure:
     """Accuracy against context rows, a line for each sampling and statistics, and the synthetic rows as a point."""
-    figure, axes = new_figure(height=4.8)
+    figure, axes = new_figure(NARROW, 6.0)
     found = curves(results)
     for (sampling, statistics), curve in found.items():
         color = COLORS["real"] if sampling == "stratified" else CYCLE[3]
         style = "--" if statistics == "share" else "-"
         sizes = [size for size, _ in curve]
         middle, low, high = 100 * np.array([mean_accuracy(results.correct(rows)) for _, rows in curve]).T
-        name = f"real, {SAMPLINGS[sampling]}, preprocessing fitted on {FITTED_ON[statistics]}"
+        name = f"real, {SAMPLINGS[sampling]},\npreprocessing fitted on {FITTED_ON[statistics]}"
         axes.plot(sizes, middle, style, color=color, marker="o", ms=4, label=name)
         if statistics != "share":  # bands upon bands tell nothing; the table has them all
             axes.fill_between(sizes, low, high, color=color, alpha=0.15, lw=0)
@@ -186,10 +186,8 @@ def accuracy_figure(results: Results) -> Figure:
     draws = max(len(rows) for curve in found.values() for _, rows in curve)
     mark_rows(axes, [row.n_context for row in results.select(split="test")])
     axes.set_ylabel(f"accuracy on test in %, {first.n_query} queries, all classes")
-    axes.set_title(
-        f"TabICL: mean of up to {draws} draws; bands (of solid lines) and bar: 95 % intervals", fontsize=9, loc="left"
-    )
-    axes.legend(fontsize=8, loc="lower right", frameon=False)
+    set_title(axes, f"TabICL: mean of up to {draws} draws; bands (of solid lines) and bar: 95 % intervals")
+    legend_below(figure, axes)
     figure.set_label(
         "TabICL's accuracy on test against the number of context rows, on a logarithmic axis: lines for growing shares "
         "of the real rows, and a star for the synthetic ones. Where the dotted line of the star meets the curve is "
@@ -200,7 +198,7 @@ def accuracy_figure(results: Results) -> Figure:
 
 def time_figure(results: Results) -> Figure:
     """Time against context rows with the power law that was fitted to the medians."""
-    figure, axes = new_figure(height=4.8)
+    figure, axes = new_figure(NARROW, 4.6)
     real = [row for row in results.select(split="test") if row.context != "synthetic" and row.statistics != "share"]
     sizes = sorted({row.n_context for row in real})
     medians = [seconds([row for row in real if row.n_context == size]) for size in sizes]
@@ -221,10 +219,8 @@ def time_figure(results: Results) -> Figure:
     axes.set_yscale("log")
     plain_numbers(axes.yaxis, times)
     axes.set_ylabel(f"seconds to fit and to predict {first.n_query} queries")
-    axes.set_title(
-        "TabICL: wall-clock time of every draw; the preprocessing's own fit is not in it", fontsize=9, loc="left"
-    )
-    axes.legend(fontsize=8, loc="upper left", frameon=False)
+    set_title(axes, "TabICL: wall-clock time of every draw; the preprocessing's own fit is not in it")
+    legend_below(figure, axes)
     growth = "no power law fits" if law is None else f"they grow as rows to the power of {law.p:.2f}"
     figure.set_label(
         f"Seconds to fit TabICL and to predict against context rows, from {medians[0]:.2f} s with {sizes[0]} rows to "
@@ -251,7 +247,8 @@ def mark_rows(axes: Axes, sizes: list[int]) -> None:
 
 def plain_numbers(axis: Axis, values: Sequence[float]) -> None:
     """Mark a logarithmic axis in numbers without powers of ten, as many as its range has room for."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) > 6 * min(values) else range(1, 10)))
+    ratio = max(values) / min(values)
+    axis.set_major_locator(LogLocator(subs=(1,) if ratio > 300 else (1, 2, 5) if ratio > 6 else range(1, 10)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

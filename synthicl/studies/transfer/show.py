@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from synthicl.core.statistics import Comparison, holm, mean_accuracy, paired_difference
 from synthicl.core.words import words
-from synthicl.report.style import COLORS, new_figure
+from synthicl.report.style import COLORS, NARROW, new_figure
 from synthicl.report.table import Table, against, difference_cells, percent_interval
 from synthicl.studies.results import Results, Row, probe_title
 from synthicl.studies.transfer.compute import PROBES, REFERENCES
@@ -137,9 +137,9 @@ def tables(results: Results) -> list[Table]:
 def dot_plot(results: Results) -> Figure:
     """A panel for each backbone that sees the images, in it a line for each context and a point for each probe."""
     seen_by, names = observers(results), contexts(results)
-    figure, only = new_figure(max(8.0, 2.6 + 2.9 * len(seen_by)), 0.5 * len(names) + 2.0)
+    figure, only = new_figure(NARROW, (0.36 * len(names) + 0.7) * len(seen_by) + 1.2)
     only.remove()
-    panels = np.atleast_1d(figure.subplots(1, len(seen_by), sharex=True, sharey=True))
+    panels = np.atleast_1d(figure.subplots(len(seen_by), 1, sharex=True, sharey=True))
     labels = {}
     for observer, axes in zip(seen_by, panels, strict=True):
         for position, context in enumerate(reversed(names)):
@@ -156,8 +156,8 @@ def dot_plot(results: Results) -> Figure:
         axes.set_title(f"seen by {observer}", fontsize=10, loc="left")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("accuracy on test in %")
-    panels[0].set_yticks(list(labels), list(labels.values()))
+    panels[-1].set_xlabel("accuracy on test in %")
+    panels[0].set_yticks(list(labels), list(labels.values()), fontsize=8.5)
     handles = [
         Line2D([], [], color="black", lw=0, marker=MARKERS[probe], ms=7, mfc="white", label=described(results, probe))
         for probe in probes(results)
@@ -166,7 +166,7 @@ def dot_plot(results: Results) -> Figure:
         Line2D([], [], color="black", lw=0, marker="o", ms=7, label="filled: seen by what it was distilled with")
     )
     handles.append(Line2D([], [], color="black", lw=2, alpha=0.5, label="95 % interval"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower left", ncols=1, frameon=False, fontsize=8.5)
     shown = ", ".join(seen_by)
     figure.set_label(
         f"A panel for each backbone that sees the images ({shown}), in it the accuracy of {len(names)} contexts. What "

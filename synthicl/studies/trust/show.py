@@ -11,7 +11,7 @@ from synthicl.core.statistics import wilson
 from synthicl.core.words import words
 from synthicl.probes.calibration import BINS
 from synthicl.probes.conformal import highest_level
-from synthicl.report.style import CYCLE, new_figure
+from synthicl.report.style import CYCLE, NARROW, legend_below, new_figure
 from synthicl.report.table import Table, percent, percent_interval
 from synthicl.studies.contexts import rank
 from synthicl.studies.results import Results, Row, probe_title
@@ -134,7 +134,7 @@ def histogram(results: Results) -> Figure:
     positive = {name: np.maximum(values, 1e-6) for name, values in found.items()}
     every = np.concatenate(list(positive.values()))
     edges = np.geomspace(every.min(), every.max() * 1.001, BARS + 1)
-    figure, axes = new_figure(width=7.0, height=4.2)
+    figure, axes = new_figure(NARROW, 4.0)
     for (name, values), color in zip(positive.items(), [CYCLE[0], *CYCLE[1:] * len(found)], strict=False):
         share_of = np.histogram(values, edges)[0] / len(values)
         axes.stairs(
@@ -149,9 +149,9 @@ def histogram(results: Results) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("novelty: part of the embedding outside of the training images' directions (log)")
+    axes.set_xlabel("novelty: part of the embedding outside\nof the training images' directions (log)")
     axes.set_ylabel("share of the images, % in each bar")
-    axes.legend(fontsize=8, frameon=False)
+    legend_below(figure, axes)
     areas = ", ".join(
         f"{name} {auroc_score_interval(values, found['test']).estimate:.3f}"
         for name, values in found.items()

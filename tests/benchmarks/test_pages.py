@@ -1,0 +1,99 @@
+"""What the scripts of benchmarks/ write into their pages; what they measure is not run here."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import extend
+import numpy as np
+import objectives
+import pytest
+import runs
+import speed
+
+from synthicl.studies.results import Results, Row
+
+DOCS = Path(__file__).parents[2] / "docs"
+LABELS = np.zeros(100, dtype=np.int64)
+ROW = Row("compare", "random", 0, 0, 1, "tabicl", "rotated16", "test", "", 0, 0.5, 10, 100, 0.1, 0.2, "train")
+LGM = {"objective": "LinearGradientMatching(heads=32)"}
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([0.967], "96.7"),
+        ([0.967, 0.967], "96.7"),
+        ([0.96, 0.97], "96.5"),
+        ([0.9, 0.9, 0.9], "90.0"),
+        ([0.95, 0.96, 0.97], "96.0 [93.5, 98.5]"),
+        ([0.9, 0.99, 0.99], "96.0 [83.1, 100.0]"),
+    ],
+)
+def test_an_interval_needs_three_seeds_that_differ(values, written):
+    assert runs.percent(values) == written
+
+
+def test_a_share_of_time_is_a_ratio():
+    assert extend.of_the_time([130.5], [124.2]) == "1.05 of the time"
+    assert extend.of_the_time([6.2, 6.4], [10.0, 10.0]) == "0.63 of the time"
+    assert extend.of_the_time([6.0, 6.3, 6.6], [10.0, 10.0, 10.0]) == "0.63 [0.56, 0.70] of the time"
+
+
+@pytest.fixture
+def results():
+    """Two seeds of an objective beside real contexts; centroid and herding chose the same rows."""
+    results = Results(labels={"test": LABELS})
+
+    def add(correct, **values):
+        found = (np.arange(100) >= correct).astype(np.int64)
+        results.add(replace(ROW, accuracy=correct / 100, **values), found)
+
+    for seed in (0, 1):
+        for draw in (0, 1):
+            add(60 + draw + seed, context="random", draw=draw, seed=seed, fingerprint=f"random {draw} {seed}")
+        for name in ("centroid", "herding"):
+            add(80 + seed, context=name, seed=seed, fingerprint=f"same {seed}")
+        add(82 + seed, context="class_mean", seed=seed, fingerprint=f"mean {seed}")
+        add(97, context="all", n_context=900, seed=seed, fingerprint=f"all {seed}")
+        add(85 + 3 * seed, context="lgm", seed=seed, fingerprint=f"lgm {seed}", run=LGM)
+    return results
+
+
+NAMES = ["random images", "nearest to class mean = herding", "class means (no images)", "lgm: linear gradient matching"]
+
+
+def test_builders_that_chose_the_same_rows_are_one_line_in_words(results):
+    """Of one split the real contexts are there once."""
+    results.drop([row for row in results.rows.values() if row.seed == 1 and row.context != "lgm"])
+    accuracy, differences = objectives.tables(results, ["lgm"], 1)
+    counts = [" (2)", "", "", " (2)"]
+    assert [line[0] for line in accuracy.body] == [
+        *(name + count for name, count in zip(NAMES, counts, strict=True)),
+        "all training images",
+    ]
+    assert [line[0] for line in differences.body] == [f"lgm - {name}" for name in (*NAMES[1:3], "all training images")]
+
+
+def test_they_are_one_line_over_splits_as_well(results):
+    accuracy, differences = objectives.nested_tables(results, ["lgm"], 1)
+    assert [line[0] for line in accuracy.body] == [*NAMES, "all training images"]
+    assert [line[2] for line in accuracy.body] == ["61.0", "80.5", "82.5", "86.5", "97.0"]
+    assert [line[0] for line in differences.body] == [f"lgm - {name}" for name in (*NAMES[1:3], "all training images")]
+    assert "mean of 2 (split, seed) pairs" in accuracy.title
+
+
+def test_what_differs_in_one_split_stays_two_lines(results):
+    (row,) = results.select(context="herding", seed=1)
+    results.rows[row.key] = replace(row, fingerprint="other")
+    names = [line[0] for line in objectives.nested_tables(results, ["lgm"], 1)[0].body]
+    assert names[1:4] == ["nearest to class mean", "herding", NAMES[2]]
+
+
+def test_a_remark_stands_below_what_made_its_section():
+    found = json.loads((DOCS / "speed.json").read_text(encoding="utf-8"))
+    assert speed.page(found, "speed").count("\n\nOther jobs ran.\n\n") == 0
+    found["step"]["remark"] = "Other jobs ran."
+    page = speed.page(found, "speed")
+    made = f"Made by `{found['step']['command']}`, {found['step']['machine']}."
+    assert page.count("Other jobs ran.") == 1 and f"{made}\n\nOther jobs ran.\n\n## Peak memory" in page
