@@ -252,7 +252,14 @@ def test_the_finding_names_the_probe_that_val_finds_best_on_all(results):
     for split, correct in (("val", 199), ("test", 197)):
         row = replace(ROW, context="all", probe="ridge", preprocessing="", split=split, accuracy=correct / 200)
         results.add(row, right(correct))
-    assert finding(results).endswith("all training images, on which ridge, the best there on val, reaches 98.5.")
+    assert finding(results).endswith(
+        "4.0 [1.4, 7.7] points below all training images; 4.5 [1.8, 8.3] points below all training images with ridge, "
+        "the best probe there on val."
+    )
+    assert comparison_table(results, "test").body[-1][:2] == [
+        "synthetic - all training images with ridge",
+        "-4.5 [-8.3, -1.8]",
+    ]
 
 
 def test_before_test_is_scored_everything_is_of_val(results):

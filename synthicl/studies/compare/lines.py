@@ -17,17 +17,19 @@ class Line(NamedTuple):
         checkpoint: of a synthetic context.
         ipc: images per class.
         twins: names of other contexts that consist of the same rows.
+        probe: title of a probe other than TabICL, where a comparison has one.
     """
 
     context: str
     checkpoint: str
     ipc: int
     twins: tuple[str, ...] = ()
+    probe: str = ""
 
     @property
     def name(self) -> str:
         """All its names in words: ``nearest to class mean = herding = k-center``."""
-        return " = ".join(map(words, (self.context, *self.twins)))
+        return " = ".join(map(words, (self.context, *self.twins))) + (f" with {self.probe}" if self.probe else "")
 
 
 def lines(results: Results, split: str) -> dict[Line, list[Row]]:

@@ -84,7 +84,10 @@ def best_random_draw(results: Results, column: tuple[str, str], ipc: int) -> int
 
 
 def differences(results: Results, split: str) -> dict[Line, Comparison]:
-    """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance."""
+    """Synthetic minus every other context, TabICL, paired on the queries; the comparisons are fixed in advance.
+
+    The yardstick for all training images is the best probe on them, not TabICL alone: it is the last comparison.
+    """
     synthetic = results.select(split=split, context="synthetic", checkpoint="last", probe="tabicl")
     if not synthetic:
         return {}
@@ -96,7 +99,13 @@ def differences(results: Results, split: str) -> dict[Line, Comparison]:
     # What does not depend on the number of images per class is filed under the context set's own.
     names = [key for key in rows if key.context != "synthetic" and key.ipc == ipc and rows[key]]
     correct = results.correct(rows[Line("synthetic", "last", ipc)])
-    return {key: paired_difference(correct, results.correct(rows[key])) for key in names}
+    found = {key: paired_difference(correct, results.correct(rows[key])) for key in names}
+    best = best_on_all(results, split)
+    if best is not None:
+        on_all = results.select(split=split, context="all", probe=best[0], preprocessing=best[1])
+        key = Line("all", "", ipc, probe=probe_title(*best))
+        found[key] = paired_difference(correct, results.correct(on_all))
+    return found
 
 
 def comparison_table(results: Results, split: str) -> Table:
@@ -127,19 +136,18 @@ def finding(results: Results) -> str:
         text += f": {against(words(rival.context), found[rival].difference, told[rival])}{of}"
     for key in found:
         if key.context == "all":
-            text += f"; {against(words('all'), found[key].difference, told[key])}{best_on_all(results, split)}"
+            text += f"; {against(key.name, found[key].difference, told[key])}"
+            text += ", the best probe there on val" if key.probe else ""
     return f"{text}.{show_parts.finding(results, split)}"
 
 
-def best_on_all(results: Results, split: str) -> str:
-    """The probe that val finds best on all training images, as the rest of a sentence; empty if that is TabICL."""
+def best_on_all(results: Results, split: str) -> tuple[str, str] | None:
+    """The (probe, preprocessing) that val finds best on all training images; None if that is TabICL's own."""
     columns = probes(results, split)
     rows = {pair: results.select(context="all", probe=pair[0], preprocessing=pair[1]) for pair in columns}
     scored = {pair: {row.split: row.accuracy for row in found} for pair, found in rows.items() if found}
-    best = max(scored, key=lambda pair: scored[pair].get("val", 0.0))
-    if best == columns[0] or split not in scored[best]:
-        return ""
-    return f", on which {probe_title(*best)}, the best there on val, reaches {percent(scored[best][split])}"
+    best = max(scored, key=lambda pair: scored[pair].get("val", 0.0), default=columns[0])
+    return None if best == columns[0] or split not in scored[best] else best
 
 
 def seconds_table(results: Results, split: str) -> Table:
