@@ -51,12 +51,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--folder", type=Path, default=Path("outputs/many-classes"))
     parser.add_argument("--page", type=Path, default=Path("docs/many-classes.md"))
+    parser.add_argument("--remark", default="", help="a sentence for the page, such as what else ran meanwhile")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     for dataset in options.datasets:
         for objective in options.objectives:
             measure(options.folder / objective, dataset, objective, options.root, options.steps)
-    write_page(options.page, options.folder)
+    write_page(options.page, options.folder, options.remark)
 
 
 def measure(folder: Path, dataset: str, objective: str, root: Path, steps: int) -> None:
@@ -109,7 +110,7 @@ def test_images(root: Path) -> Path:
     return found / "test"
 
 
-def write_page(page: Path, folder: Path) -> None:
+def write_page(page: Path, folder: Path, remark: str) -> None:
     """Write the page and its figures from all runs that are there."""
     parts = []
     for path in sorted(folder.glob(f"*/*/version_*/{STAGES}"), key=lambda path: (path.parts[-3], path.parts[-4])):
@@ -122,8 +123,8 @@ def write_page(page: Path, folder: Path) -> None:
 
 Written by `.venv/bin/python benchmarks/many_classes.py`; the command of each run stands with it. Backbone
 EfficientNet-Lite0 at 128 px, the bundled TabICL, one image per class, one seed, half of the recipe's steps. TabICL has
-ten outputs: above that the package tabicl asks it about groups of classes, in a tree. What this means stands in
-[limits.md](limits.md).
+ten outputs: it is asked about groups of similar classes, and then within them
+(`synthicl/tabicl/class_tree.py`). {remark}
 
 {sections}"""
     write_whole(page, lambda target: target.write_text(text, encoding="utf-8"))
