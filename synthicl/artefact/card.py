@@ -128,7 +128,8 @@ def card(context: ContextSet, scores: str, privacy: str = "") -> str:
         "dataset": about["dataset"] + (f", split seed {seed}" if (seed := about.get("split_seed")) else ""),
         "classes": ", ".join(context.class_names[:20]) + (", ..." if len(context.class_names) > 20 else ""),
         "backbone": f"{about['backbone']} (weights {about['backbone_weights']}), {about['crop_size']} px",
-        "objective": f"{words_of_objective(about['objective'])}, real side {about['real']}, {about['steps']} steps, seed {about['seed']}",
+        "objective": f"{words_of_objective(about['objective'])}, real side {about['real']}, {about['steps']} steps, "
+        f"seed {about['seed']}",
         **extends,
         "state": checkpoint,
         "TabICL": f"checkpoint {about['tabicl_checkpoint']}, preprocessing {context.preprocessing.name}, "
