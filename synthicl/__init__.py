@@ -13,9 +13,9 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# glibc gives the memory of a step back and faults it in again at the next one, which takes more time than the network
-# where activations are large (docs/speed.md). Here it keeps what it has. -3 and -1 are M_MMAP_THRESHOLD and
-# M_TRIM_THRESHOLD of malloc.h, in bytes.
+# glibc gives the memory of a step back and faults it in again at the next one, which is a good part of a step where
+# activations are large (docs/speed.md). Here it keeps what it has. -3 and -1 are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
+# of malloc.h, in bytes.
 if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
     _libc = ctypes.CDLL(None)
     if hasattr(_libc, "mallopt"):  # musl has none
