@@ -211,16 +211,16 @@ Written by `{command}` on {machine()}, onnxruntime {onnxruntime.__version__}.
 {remark}
 
 A student is a network of about 0.1 M parameters that looks at images alone. `synthicl export RUN --student` trains it
-on TabICL's probabilities for {seeds[0].views:,} views of the synthetic images in {seeds[0].steps:,} steps; no real
-image reaches it. Seeds: {len(seeds)}; a student's interval counts seeds and images, that of the first two rows images.
+on TabICL's probabilities and the backbone's embeddings of {seeds[0].views:,} views of the synthetic images in
+{seeds[0].steps:,} steps; no real image reaches it. Seeds: {len(seeds)}; a student's interval counts seeds and images, that of the first two rows images.
 Milliseconds are the median of {CALLS} calls of the ONNX file in onnxruntime on one thread. Parameters of TabICL's row
 are without what it computed from the context, which its file holds.
 
 {sections}
 
-- *{LABELS}*: what a student learns without TabICL. The views are the same; a blend's label is the mean of two, in
-  its share.
-- *{CEILING}*: TabICL's probabilities for views of all training images, as many and for as many
+- *{LABELS}*: what a student learns without TabICL and backbone. The views are the same; a blend's label is the mean
+  of two, in its share.
+- *{CEILING}*: the same lessons about views of all training images, as many and for as many
   steps. What is missing from it to TabICL is the network's; what the student lacks beside it is the synthetic images'.
 """
 
