@@ -207,6 +207,13 @@ def test_contexts_of_the_same_rows_are_one_line_and_one_comparison(results):
     differences = comparison_table(results, "test").body
     assert [line[0] for line in differences][1:3] == [f"synthetic - {name}" for name in names[1:3]]
     assert len(differences) == 4  # random, both, all
+    for name, probe in (("centroid", "ridge"), ("k_center", "knn")):  # who was scored with another probe as well
+        results.add(
+            replace(ROW, context=name, probe=probe, preprocessing="", accuracy=0.5, fingerprint="same"), right(100)
+        )
+    body = accuracy_table(results, "test").body
+    assert [line[0] for line in body] == names
+    assert [cell[:4] for cell in body[1][2:]] == ["94.0", "", "50.0", "50.0"]
 
 
 def test_calibration_of_rows_that_have_it(results):

@@ -41,19 +41,26 @@ def lines(results: Results, split: str) -> dict[Line, list[Row]]:
     for key in ordered:
         rows = results.select(split=split, context=key.context, checkpoint=key.checkpoint, ipc=key.ipc)
         twin = None if key.checkpoint else next((other for other in found if same_rows(found[other], rows)), None)
-        found = {
-            other._replace(twins=(*other.twins, key.context)) if other == twin else other: known
-            for other, known in found.items()
-        }
         if twin is None:
             found[key] = rows
+            continue
+        there = {(row.probe, row.preprocessing) for row in found[twin]}
+        new = [row for row in rows if (row.probe, row.preprocessing) not in there]
+        named = twin._replace(twins=(*twin.twins, key.context))
+        found = {named if other == twin else other: known for other, known in found.items()}
+        found[named] = [*found[named], *new]
     return found
 
 
 def same_rows(first: list[Row], second: list[Row]) -> bool:
-    """Whether two contexts were scored with the same probes and are made of the same rows, by their fingerprints."""
-    marks = [{(row.probe, row.preprocessing, row.draw, row.fingerprint) for row in rows} for rows in (first, second)]
-    return marks[0] == marks[1] and all(row.fingerprint for row in first)
+    """Whether two contexts are made of the same rows, by their fingerprints with the probes that scored both."""
+    both = [{(row.probe, row.preprocessing) for row in rows} for rows in (first, second)]
+    shared = both[0] & both[1]
+    marks = [
+        {(*pair, row.draw, row.fingerprint) for row in rows if (pair := (row.probe, row.preprocessing)) in shared}
+        for rows in (first, second)
+    ]
+    return bool(shared) and marks[0] == marks[1] and all(row.fingerprint for row in (*first, *second))
 
 
 def probes(results: Results, split: str) -> list[tuple[str, str]]:
