@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from runs import curve, distil, find, machine
 
 from synthicl.cli.main import main as synthicl_main
@@ -115,7 +116,7 @@ def write_page(page: Path, folder: Path, remark: str) -> None:
     parts = []
     for path in sorted(folder.glob(f"*/*/version_*/{STAGES}"), key=lambda path: (path.parts[-3], path.parts[-4])):
         about, results = json.loads(path.read_text(encoding="utf-8")), Results.load(path.parent).of("compare")
-        parts.append(section(page, about, results))
+        parts.append(section(page, about, results, path.parent))
     if not parts:
         sys.exit(f"{folder}: no finished runs.")
     sections = "\n".join(parts)
@@ -131,7 +132,7 @@ ten outputs: it is asked about groups of similar classes, and then within them
     print(text)
 
 
-def section(page: Path, about: dict[str, Any], results: Results) -> str:
+def section(page: Path, about: dict[str, Any], results: Results, run: Path) -> str:
     """Seconds, accuracies, and what is confused, of one run."""
     name, seconds = f"{about['dataset']}, {about['objective']}", about["seconds"]
     stages = [
@@ -142,7 +143,7 @@ def section(page: Path, about: dict[str, Any], results: Results) -> str:
         ["predict the official test photographs", f"{seconds['predict']:.0f}"],
     ]
     seconds_table = Table("Seconds, one after another", ["stage", "seconds"], stages)
-    shown: list[Table | str] = [seconds_table, accuracy_table(results, "test")]
+    shown: list[Table | str] = [small_grid(page, about, run), seconds_table, accuracy_table(results, "test")]
     for probe in ("tabicl", "linear"):
         rows = {key: row for key, row in results.rows.items() if row.probe == probe}
         alone = Results(rows, results.predictions, results.labels, results.arrays)
@@ -156,6 +157,15 @@ def section(page: Path, about: dict[str, Any], results: Results) -> str:
     texts = [part if isinstance(part, str) else f"**{part.title}**\n\n{markdown(part)}" for part in shown]
     head = f"## {name}\n\n{about['machine']}. `{about['made_by']}`\n\n{finding(results)}"
     return "\n\n".join([head, *texts]) + "\n"
+
+
+def small_grid(page: Path, about: dict[str, Any], run: Path) -> str:
+    """The run's synthetic images as one small picture, and what shows it."""
+    picture = page.parent / "images" / f"grid-{about['dataset']}-{about['objective']}.jpg"
+    grid = Image.open(run / "grid.png").convert("RGB")
+    grid.thumbnail((900, 4000))
+    write_whole(picture, lambda path: grid.save(path, "JPEG", quality=85))
+    return f"![The synthetic images of {about['dataset']}, one per class]({picture.relative_to(page.parent)})"
 
 
 if __name__ == "__main__":

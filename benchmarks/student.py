@@ -212,9 +212,9 @@ Written by `{command}` on {machine()}, onnxruntime {onnxruntime.__version__}.
 
 A student is a network of about 0.1 M parameters that looks at images alone. `synthicl export RUN --student` trains it
 on TabICL's probabilities and the backbone's embeddings of {seeds[0].views:,} views of the synthetic images in
-{seeds[0].steps:,} steps; no real image reaches it. Seeds: {len(seeds)}; a student's interval counts seeds and images, that of the first two rows images.
-Milliseconds are the median of {CALLS} calls of the ONNX file in onnxruntime on one thread. Parameters of TabICL's row
-are without what it computed from the context, which its file holds.
+{seeds[0].steps:,} steps; no real image reaches it. Seeds: {len(seeds)}; a student's interval counts seeds and images,
+that of the first two rows images. Milliseconds are the median of {CALLS} calls of the ONNX file in onnxruntime on one
+thread. Parameters of TabICL's row are without what it computed from the context, which its file holds.
 
 {sections}
 
