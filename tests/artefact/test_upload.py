@@ -196,7 +196,7 @@ def test_places_on_this_machine_are_not_published(run, path):
         UserError, match=r"context\.safetensors: names a place on this machine, .* Nothing is published"
     ):
         publish(run, "me/set")
-    (run / "README.md").write_text(card(context, ""), encoding="utf-8")
+    (run / "README.md").write_text(f"{card(context, '')}\nMade from {path}.\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"README\.md: names a place on this machine"):
         publish(run, "me/set")
 

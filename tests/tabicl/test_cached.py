@@ -137,7 +137,7 @@ def test_more_classes_than_are_told_apart_at_once():
     kept, plain = TabICLProbe(deployment, keeps_context=True), TabICLProbe(deployment)
     for probe in (kept, plain):
         probe.fit(LabelledEmbeddings(context, y))
-    np.testing.assert_array_equal(kept.predict_proba(queries), plain.predict_proba(queries))
+    np.testing.assert_allclose(kept.predict_proba(queries), plain.predict_proba(queries), atol=1e-5)  # node by node
     message = r"^The context cannot be kept: there are 12 classes, and TabICL tells 10 apart at once\. Classify with"
     with pytest.raises(UserError, match=message):
         CachedTabICL(kept.fitted)
