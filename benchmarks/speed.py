@@ -165,8 +165,8 @@ TITLES = {
 TEXTS = {
     "accuracy": (
         "Tuned here against untuned there: this project's procedures were tuned on val of the digits, `lgm_reference` "
-        "has its authors' settings. Its learning rate alone was screened, once, with one seed: ten times the rate ends "
-        "alike and rises sooner, so the times below are partly the rate's "
+        "has its authors' settings. Its learning rate alone was screened, once, with one seed: with ten times the rate "
+        "its best validation comes after a third of the steps, so the times below are partly the rate's "
         "([ablation-digits.md](ablation-digits.md#lgm_reference), with the command). "
         "The table shows accuracy on val in %, the mean over seeds with Student's 95 % "
         "interval. All are seen on one grid of validations, that of the procedure with the fewest. A procedure "

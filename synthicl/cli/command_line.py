@@ -190,8 +190,12 @@ def _shorter(before: dict[str, Any]) -> list[Flag]:
     """Half the steps, and levels that are added twice as often; what extends an extended run has its schedule."""
     if before.get("extend"):
         return []
-    halved = ("trainer.max_steps", "model.images.grow_every")
-    return [Flag(f"--{name}", str((int(before[name]) + 1) // 2)) for name in halved if int(before.get(name, 0)) > 0]
+    schedule = {name: before.get(name) for name in ("trainer.max_steps", "model.images.grow_every")}
+    return [
+        Flag(f"--{name}", str((steps + 1) // 2))
+        for name, steps in schedule.items()
+        if isinstance(steps, int) and steps > 0  # what else stands there is the full parser's to refuse
+    ]
 
 
 def _beside(checkpoint: str) -> tuple[bool, Path]:

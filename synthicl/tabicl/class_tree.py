@@ -6,7 +6,7 @@ class is the product along its path. Similar classes are so told apart last, by 
 
 tabicl has a way of its own, a tree of groups of consecutive labels (TabICL v1, section 5, https://arxiv.org/abs/2502.05564)
 and labels written as several digits (v2). Its published checkpoints are scored with it by their authors and here. The
-bundled ones have never seen such labels and fail with it (docs/many-classes.md).
+bundled ones have never seen such labels; docs/many-classes.md has what they reach with the tree.
 """
 
 from __future__ import annotations

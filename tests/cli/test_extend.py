@@ -105,7 +105,7 @@ def test_it_says_what_it_extends(made, extended):
     assert yaml.safe_load((extended[0] / "config.yaml").read_text())["extend"] == str(made[1])
 
 
-def test_it_takes_half_the_steps_unless_told(made, extended):
+def test_it_takes_half_the_steps_unless_told(made, extended, tmp_path):
     def schedule(*flags: str) -> tuple[object, object]:
         found = settings(expand(split([*flags, f"--data.root={made[0] / 'other'}"])[1]))
         return found["trainer.max_steps"], found["model.images.grow_every"]
@@ -113,6 +113,10 @@ def test_it_takes_half_the_steps_unless_told(made, extended):
     assert schedule(f"--extend={made[1]}") == ("6", "2")
     assert schedule(f"--extend={made[1]}", "--trainer.max_steps=5") == ("5", "2")
     assert schedule(f"--extend={extended[0]}") == (6, 2)
+    shutil.copytree(made[1], tmp_path / "edited")
+    config = tmp_path / "edited" / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 12", "max_steps: many"))
+    assert schedule(f"--extend={tmp_path / 'edited'}") == ("many", "2")  # for the full parser to refuse
     assert torch.load(extended[0] / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
