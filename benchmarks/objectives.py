@@ -22,6 +22,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from synthicl.core.files import write_whole
 from synthicl.core.statistics import Comparison, mean_accuracy, paired_difference, t_interval
 from synthicl.core.words import words, words_of_objective
 from synthicl.report.page import render
-from synthicl.report.style import CYCLE, new_figure
+from synthicl.report.style import CYCLE, NARROW, legend_below, new_figure, set_title
 from synthicl.report.table import Table, difference_cells, markdown, percent_interval
 from synthicl.studies.compare import COMPARE
 from synthicl.studies.compare.lines import Line, lines
@@ -186,6 +187,34 @@ def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int) ->
     write_whole(path, lambda target: target.write_bytes(render(figure, "png")))
 
 
+def plot_frontier(results: Results, objectives: list[str], backbone: str, path: Path, ipc: int) -> None:
+    """What a context is worth to TabICL against what it is worth to a linear probe, and to another backbone."""
+    test = results.select(split="test", ipc=ipc)
+    sides = {
+        "logistic regression": [row for row in test if (row.command, row.probe) == ("compare", "linear")],
+        f"TabICL, embedded by {backbone}": [row for row in test if (row.command, row.probe) == ("transfer", "tabicl")],
+    }
+    figure, _ = new_figure(NARROW, 8.0)
+    figure.clear()
+    for axes, (name, side) in zip(figure.subplots(2, 1), sides.items(), strict=True):
+        for color, (key, found) in zip(cycle(CYCLE), contexts(results, objectives, ipc).items(), strict=False):
+            up = [row for row in side if row.context == key.context]
+            if not up:  # all training images are shown to no other backbone
+                continue
+            x, y = (
+                100 * np.array(mean_accuracy(results.correct(rows)))
+                for rows in ([row for row in found if row.probe == "tabicl"], up)
+            )
+            ends = [[[at - low], [high - at]] for at, low, high in (x, y)]
+            axes.errorbar(x[0], y[0], ends[1], ends[0], fmt="o", ms=5, lw=0.8, color=color, label=key.name)
+        axes.set_xlabel("TabICL's accuracy on test in %")
+        axes.set_ylabel(f"accuracy on test in %,\n{name}")
+        axes.grid(alpha=0.3)
+    set_title(figure.axes[0], f"{ipc} image(s) per class, {test[0].n_query} queries; bars are 95 % intervals")
+    legend_below(figure, figure.axes[0])
+    write_whole(path, lambda target: target.write_bytes(render(figure, "png")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="digits", help="of the dataset, for folders and titles")
@@ -247,6 +276,13 @@ def main() -> None:
     if options.transfer:
         table = transfer_table(together, options.objectives, options.transfer)
         parts.append(f"### {table.title}\n\n{markdown(table)}")
+        for ipc in options.ipc:
+            picture = options.page.parent / "images" / f"{options.page.stem}-{ipc}-frontier.png"
+            plot_frontier(together, options.objectives, options.transfer, picture, ipc)
+            parts.append(
+                f"![what contexts are worth to TabICL, to logistic regression and to {options.transfer}]"
+                f"(images/{picture.name})"
+            )
     parts.append(
         f"### Seconds from the start of the fit, validations left out ({machine()})\n\n"
         + markdown(Table("", ["objective", "images per class", "seconds"], seconds))

@@ -90,6 +90,23 @@ def test_what_differs_in_one_split_stays_two_lines(results):
     assert names[1:4] == ["nearest to class mean", "herding", NAMES[2]]
 
 
+def test_the_frontier_shows_what_both_sides_were_asked_about(results, tmp_path, monkeypatch):
+    """All training images are shown to no other backbone, and random images have no linear probe here."""
+    for row in list(results.rows.values()):
+        if row.context != "random":
+            linear = replace(row, probe="linear", preprocessing="", fingerprint=f"linear {row.fingerprint}")
+            results.add(linear, results.predictions[row.key])
+        if row.context != "all":
+            elsewhere = replace(row, command="transfer", fingerprint=f"elsewhere {row.fingerprint}")
+            results.add(elsewhere, results.predictions[row.key])
+    drawn = []
+    monkeypatch.setattr(objectives, "render", lambda figure, kind: drawn.append(figure) or b"")
+    objectives.plot_frontier(results, ["lgm"], "mini_conv", tmp_path / "frontier.png", 1)
+    by_probe, by_backbone = (axes.get_legend_handles_labels()[1] for axes in drawn[0].axes)
+    assert by_probe == ["nearest to class mean = herding", "class means (no images)", "lgm", "all training images"]
+    assert by_backbone == ["random images", "nearest to class mean = herding", "class means (no images)", "lgm"]
+
+
 def test_a_remark_stands_below_what_made_its_section():
     found = json.loads((DOCS / "speed.json").read_text(encoding="utf-8"))
     assert speed.page(found, "speed").count("\n\nOther jobs ran.\n\n") == 0
