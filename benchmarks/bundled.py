@@ -25,7 +25,7 @@ from synthicl.embeddings.bank import embed_clean
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes.linear import LinearProbe
 from synthicl.probes.nearest_class_mean import NearestClassMeanProbe
-from synthicl.probes.preprocessing_choice import fewest_columns_of_the_best
+from synthicl.probes.preprocessing_choice import first_of_the_best
 from synthicl.probes.probe import Probe
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
@@ -36,7 +36,7 @@ from synthicl.tabicl.preprocessing import Preprocessing, fit_preprocessing
 
 DRAWS = 20
 ROWS = (1, 5, 20, "all")
-PREPROCESSINGS = ("raw", "pca8", "pca12", "pca16", "pca32", "rotated8", "rotated16", "rotated32", "rotated64")
+PREPROCESSINGS = ("rotated8", "pca8", "pca12", "rotated16", "pca16", "rotated32", "pca32", "rotated64", "raw")
 MEMBERS = 4  # as in configs/data/digits.yaml
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     train, val, test = (embedded["mini"][split] for split in ("train", "val", "test"))
     header = ["probe", *(f"{rows} per class" if rows != "all" else "all 899" for rows in ROWS)]
     on_val = measure({name: tabicl(fit_preprocessing(name, train.z, MEMBERS)) for name in PREPROCESSINGS}, train, val)
-    chosen = fewest_columns_of_the_best({name: [part.tolist() for part in parts] for name, parts in on_val.items()})
+    chosen = first_of_the_best({name: [part.tolist() for part in parts] for name, parts in on_val.items()})
     preprocessing = fit_preprocessing(chosen, train.z, MEMBERS)
     on_test = measure(
         {

@@ -49,10 +49,30 @@ def free_rows(subject: Subject, ipc: int, seed: int) -> Coreset:
     """Rows that the in-context objective optimises themselves, in place of images that the backbone makes rows of."""
     train = subject.embedded("train")
     objective = InContext()
-    device = torch.device(subject.device)
-    objective.prepare(train, subject.deployment, device)
+    objective.prepare(train, subject.deployment, torch.device(subject.device))
+    return Coreset(optimise_rows(objective, train, train, ipc, seed, subject.device), None)
+
+
+def optimise_rows(
+    objective: InContext,
+    train: LabelledEmbeddings,
+    real: LabelledEmbeddings,
+    ipc: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> LabelledEmbeddings:
+    """``ipc`` rows per class that start at the means of ``train`` and are moved until ``real`` is classified well.
+
+    Args:
+        objective: prepared on the device.
+        train: (N, D), the unit of a move is its columns' mean standard deviation.
+        real: (M, D), what queries are drawn from: the same, or views of it.
+        ipc: rows per class.
+        seed: of where several rows of a class start, and of what is drawn in a step.
+        device: where TabICL runs.
+    """
     begun, unit = starts(train, ipc, seed), train.z.std(0).mean()
-    real = train._replace(z=train.z.to(device), y=train.y.to(device))
+    asked = real._replace(z=real.z.to(device), y=real.y.to(device))
     move = torch.zeros_like(begun.z, device=device, requires_grad=True)
     y = begun.y.to(device)
     optimiser = torch.optim.Adam([move], LEARNING_RATE)
@@ -60,11 +80,11 @@ def free_rows(subject: Subject, ipc: int, seed: int) -> Coreset:
     for step in range(STEPS):
         rows = LabelledEmbeddings(begun.z.to(device) + unit.to(device) * move, y)
         optimiser.zero_grad()
-        loss = objective(rows, real, int(train.y.max()) + 1, keyed_generator(seed, "free rows", step))
+        loss = objective(rows, asked, int(train.y.max()) + 1, keyed_generator(seed, "free rows", step))
         loss.backward()
         optimiser.step()
         schedule.step()
-    return Coreset(LabelledEmbeddings(begun.z + unit * move.detach().cpu(), begun.y), None)
+    return LabelledEmbeddings(begun.z + unit * move.detach().cpu(), begun.y)
 
 
 Rival = Callable[[Subject, int, int], Coreset]

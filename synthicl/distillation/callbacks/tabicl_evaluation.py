@@ -33,9 +33,9 @@ class TabICLEvaluation(L.Callback):
     Args:
         checkpoint: TabICL checkpoint: ``mini`` (bundled), ``v2``, ``v1.1`` or ``v1``.
         model_path: a local checkpoint file that takes its place.
-        preprocessing: ``auto`` takes the candidate that is best on val with random real contexts; or a preprocessing's
-            name, see `synthicl.tabicl.preprocessing`.
-        candidates: what ``auto`` chooses from.
+        preprocessing: ``auto`` takes the first candidate that is as good as the best on val with random real
+            contexts; or a preprocessing's name, see `synthicl.tabicl.preprocessing`.
+        candidates: what ``auto`` chooses from, those preferred first.
         n_estimators: ensemble members; None for the preprocessing's own number.
         max_queries: val images to score at each validation, a random subset that is always the same; None for all.
 
