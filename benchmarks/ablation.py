@@ -70,6 +70,9 @@ VARIATIONS: dict[str, dict[str, list[str]]] = {
         "matching at twice the weight": [f"{INIT}.weights=[3,3,1]"],
         "matching on clean images only": [f"{INIT}.weights=[3,0,1]"],
         "matching on augmented views only": [f"{INIT}.weights=[0,3,1]"],
+        "16 columns": ["--tabicl.preprocessing=rotated16"],
+        "64 columns": ["--tabicl.preprocessing=rotated64"],
+        "two TabICLs, one drawn in each step": [f"{INIT}.terms.init_args.checkpoints=[mini,mini_1]"],
         "clean queries": [f"{INIT}.terms.init_args.query_view=clean"],
         "labels as targets": [f"{INIT}.terms.init_args.targets=labels"],
         "the linear probe's targets": [f"{INIT}.terms.init_args.targets=linear"],
@@ -102,8 +105,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names such as 'lgm' or 'lgm, heads 1'")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/ablation"))
-    parser.add_argument("--page", type=Path, default=Path("docs/ablation-digits.md"))
+    parser.add_argument("--page", type=Path, help="docs/ablation-NAME.md unless said otherwise")
     options, flags = parser.parse_known_args()
+    options.page = options.page or Path(f"docs/ablation-{options.name}.md")
     flags = flags or ["-c", "configs/data/digits.yaml", "--tabicl.preprocessing=rotated16"]
 
     parts = []

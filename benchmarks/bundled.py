@@ -133,8 +133,8 @@ TabICL has {MEMBERS} members.
 
 {markdown(Table("", header, body(on_val)))}
 
-Val chose **{chosen}**. Of the preprocessings within one standard error of the best mean over the four columns it has
-the fewest columns.
+Val chose **{chosen}**. Of the preprocessings within one standard error of the best mean over the four columns it is
+the first; those with few columns stand first.
 
 ## TabICL mini on test, with what val chose
 

@@ -1,10 +1,10 @@
-"""How many columns TabICL should see of photographs, asked on groceries that no result is about: docs/columns.md.
+"""How many columns TabICL should see of photographs, asked on further groceries: writes docs/columns.md.
 
     .venv/bin/python benchmarks/columns.py --data.root=data/GroceryStoreDataset
 
 Each task has ten classes: those of groceries-tuning, and tens drawn from the classes left that have 15 training and 15
-official test photographs. All official training photographs train, and the official test photographs
-are the queries: they choose. Classes of groceries and groceries-hard are in no task. A quarter of an hour on one core.
+official test photographs. All official training photographs train, and the official test photographs are the queries:
+they choose. Classes of groceries and groceries-hard are in no task. A quarter of an hour on one core.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def tasks(root: Path, count: int) -> list[list[str]]:
     left = sorted(
         {of.fine for of in classes.values() if min(training.count(of.fine), test.count(of.fine)) >= LEAST} - taken
     )
+    if len(left) < 10 * (count - 1):
+        sys.exit(f"--tasks={count}: the classes left are enough for {1 + len(left) // 10}.")
     drawn = [str(name) for name in np.random.default_rng(0).permutation(left)]
     return [list(TUNING), *(drawn[10 * number : 10 * number + 10] for number in range(count - 1))]
 
@@ -78,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.root", dest="root", type=Path, required=True)
     parser.add_argument("--preprocessings", nargs="+", default=["rotated16", "rotated32", "rotated64"])
-    parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--tasks", type=int, default=4, help="5 at most: so many tens of classes there are")
     parser.add_argument("--page", type=Path, default=Path("docs/columns.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -114,12 +116,15 @@ def main() -> None:
     ]
     command = shlex.join([".venv/bin/python", "benchmarks/columns.py", *sys.argv[1:]])
     training = ", ".join(str(n) for n, _ in sizes)
+    about = (
+        f"Written by `{command}` ({machine()}). Tasks of ten classes that neither groceries nor groceries-hard has, "
+        "EfficientNet-Lite0 at 128 px, one row per class but where all training images are the context "
+        f"({training}). The queries, official test photographs, chose the recipe's columns. Random images: {DRAWS} draws. "
+        "Free rows: what TabICL in the loop makes of rows that need not be images, one seed."
+    )
+    table = markdown(Table("", header, body))
     options.page.write_text(
-        f"# How many columns TabICL should see of photographs\n\nWritten by `{command}` ({machine()}). Tasks of ten "
-        "classes that no result is about, EfficientNet-Lite0 at 128 px, one row per class but where all training "
-        f"images are the context ({training}). The queries, official test photographs, chose the recipe's columns. "
-        f"Random images: {DRAWS} draws. Free rows: what TabICL in the loop makes of rows that need not be images. One "
-        f"seed.\n\n### Accuracy in %\n\n{markdown(Table('', header, body))}\n",
+        f"# How many columns TabICL should see of photographs\n\n{about}\n\n### Accuracy in %\n\n{table}\n",
         encoding="utf-8",
     )
     print(f"{options.page} written.")

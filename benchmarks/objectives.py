@@ -22,7 +22,6 @@ import argparse
 import shlex
 import sys
 from dataclasses import replace
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +43,7 @@ from synthicl.studies.transfer import TRANSFER
 
 REAL = ("random", "centroid", "herding", "class_mean", "all")
 OBJECTIVES = ["lgm", "lgm_trained_heads", "ridge", "in_context", "in_context_lgm"]
+MARKERS = "os^"  # of a frontier: the next one where colours begin again
 JUDGE = "mini_1"  # a TabICL of another pre-training seed, which was never in the loop
 
 
@@ -153,9 +153,9 @@ def nested_tables(results: Results, objectives: list[str], ipc: int) -> list[Tab
     return [accuracy, Table(f"Points on test with TabICL, {ipc} per class, paired by (split, seed)", header, body)]
 
 
-def transfer_table(results: Results, objectives: list[str], backbone: str) -> Table:
+def transfer_table(results: Results, objectives: list[str], backbone: str, ipc: int) -> Table:
     """What the images are worth where another backbone sees them."""
-    test = results.select(command="transfer", split="test")
+    test = results.select(command="transfer", split="test", ipc=ipc)
     body = []
     for name in [*(name for name in REAL if any(row.context == name for row in test)), *objectives]:
         rows = [row for row in test if row.context == name]
@@ -164,7 +164,8 @@ def transfer_table(results: Results, objectives: list[str], backbone: str) -> Ta
         name = name_of(Line(name, "", rows[0].ipc), rows, objectives)
         body.append([f"{name} ({count})" if count > 1 else name, *cells])
     header = ["context", probe_title("tabicl", test[0].preprocessing), probe_title("linear", "")]
-    return Table(f"Seen by {backbone}: accuracy on test in %, {test[0].n_query} queries, 95 % intervals", header, body)
+    title = f"Seen by {backbone}: accuracy on test in %, {ipc} per class, {test[0].n_query} queries, 95 % intervals"
+    return Table(title, header, body)
 
 
 def plot(runs: dict[str, list[Path]], results: Results, path: Path, ipc: int) -> None:
@@ -197,7 +198,7 @@ def plot_frontier(results: Results, objectives: list[str], backbone: str, path: 
     figure, _ = new_figure(NARROW, 8.0)
     figure.clear()
     for axes, (name, side) in zip(figure.subplots(2, 1), sides.items(), strict=True):
-        for color, (key, found) in zip(cycle(CYCLE), contexts(results, objectives, ipc).items(), strict=False):
+        for number, (key, found) in enumerate(contexts(results, objectives, ipc).items()):
             up = [row for row in side if row.context == key.context]
             if not up:  # all training images are shown to no other backbone
                 continue
@@ -206,12 +207,13 @@ def plot_frontier(results: Results, objectives: list[str], backbone: str, path: 
                 for rows in ([row for row in found if row.probe == "tabicl"], up)
             )
             ends = [[[at - low], [high - at]] for at, low, high in (x, y)]
-            axes.errorbar(x[0], y[0], ends[1], ends[0], fmt="o", ms=5, lw=0.8, color=color, label=key.name)
+            marker, color = MARKERS[number // len(CYCLE) % len(MARKERS)], CYCLE[number % len(CYCLE)]
+            axes.errorbar(x[0], y[0], ends[1], ends[0], fmt=marker, ms=5, lw=0.8, color=color, label=key.name)
         axes.set_xlabel("TabICL's accuracy on test in %")
         axes.set_ylabel(f"accuracy on test in %,\n{name}")
         axes.grid(alpha=0.3)
     set_title(figure.axes[0], f"{ipc} image(s) per class, {test[0].n_query} queries; bars are 95 % intervals")
-    legend_below(figure, figure.axes[0])
+    legend_below(figure, *figure.axes)
     write_whole(path, lambda target: target.write_bytes(render(figure, "png")))
 
 
@@ -229,8 +231,9 @@ def main() -> None:
     parser.add_argument("--linear_reference", action=argparse.BooleanOptionalAction, default=True, help="slow")
     parser.add_argument("--transfer", help="a backbone that is shown the images as well")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"))
-    parser.add_argument("--page", type=Path, default=Path("docs/objectives-digits.md"))
+    parser.add_argument("--page", type=Path, help="docs/objectives-NAME.md unless said otherwise")
     options, flags = parser.parse_known_args()
+    options.page = options.page or Path(f"docs/objectives-{options.name}.md")
     flags = flags or [
         "-c",
         "configs/data/digits.yaml",
@@ -259,9 +262,8 @@ def main() -> None:
                     found = evaluate(TRANSFER, run, {}, settings).of("transfer")
                     own = next(row.context for row in found.rows.values() if row.checkpoint == "last")
                     add(together, found, {own: objective}, "last")
-                    if not together.select(
-                        command="transfer", context="class_mean"
-                    ):  # real contexts are the same for all runs
+                    # Real contexts are the same for all runs.
+                    if not together.select(command="transfer", context="class_mean", ipc=ipc):
                         add(together, found, {name: name for name in REAL}, "")
             times = [curve(run).seconds[-1] for run in runs[objective]]
             seconds.append([objective, str(ipc), f"{min(times):.0f} to {max(times):.0f}"])
@@ -273,10 +275,9 @@ def main() -> None:
         make = nested_tables if options.split_seeds else tables
         parts += [f"### {table.title}\n\n{markdown(table)}" for table in make(together, options.objectives, ipc)]
         parts.append(f"![accuracy on val against time](images/{picture.name})")
-    if options.transfer:
-        table = transfer_table(together, options.objectives, options.transfer)
-        parts.append(f"### {table.title}\n\n{markdown(table)}")
-        for ipc in options.ipc:
+        if options.transfer:
+            table = transfer_table(together, options.objectives, options.transfer, ipc)
+            parts.append(f"### {table.title}\n\n{markdown(table)}")
             picture = options.page.parent / "images" / f"{options.page.stem}-{ipc}-frontier.png"
             plot_frontier(together, options.objectives, options.transfer, picture, ipc)
             parts.append(

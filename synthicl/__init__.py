@@ -8,7 +8,7 @@ from typing import Any
 
 # OpenMP's threads wait for each other by spinning, which takes the time of the thread that they wait for where a core
 # is busy; threads that sleep at once are slow to wake where none is. Here they spin for some microseconds and sleep
-# then: near the better of the two on an idle and on a busy machine (docs/speed.md). Read once, when torch loads OpenMP.
+# then, which backbones that make up most of a step gain from (docs/speed.md). Read once, when torch loads OpenMP.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

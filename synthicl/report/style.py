@@ -28,7 +28,8 @@ def set_title(axes: Axes, text: str) -> None:
     axes.set_title(textwrap.fill(text, LINE, break_on_hyphens=False), fontsize=9, loc="left")
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """The legend of some axes under the figure, a line for each entry: beside the curves a narrow one has no room."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8.5)
+def legend_below(figure: Figure, *axes: Axes) -> None:
+    """One legend of all these axes under the figure, a line for each entry: beside the curves there is no room."""
+    entries = [zip(*reversed(each.get_legend_handles_labels()), strict=True) for each in axes]
+    by_label = {label: handle for of_axes in entries for label, handle in of_axes}
+    figure.legend(by_label.values(), by_label.keys(), loc="outside lower left", frameon=False, fontsize=8.5)

@@ -61,7 +61,7 @@ def optimise_rows(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> LabelledEmbeddings:
-    """``ipc`` rows per class that start at the means of ``train`` and are moved until ``real`` is classified well.
+    """``ipc`` rows per class, from the means of ``train`` on: `STEPS` steps move them so that they classify ``real``.
 
     Args:
         objective: prepared on the device.

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import columns
 import extend
 import numpy as np
 import objectives
@@ -11,6 +12,7 @@ import pytest
 import runs
 import speed
 
+from synthicl.data.datasets.groceries import EASY, HARD, TUNING
 from synthicl.studies.results import Results, Row
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -94,8 +96,8 @@ def test_the_frontier_shows_what_both_sides_were_asked_about(results, tmp_path, 
     """All training images are shown to no other backbone, and random images have no linear probe here."""
     for row in list(results.rows.values()):
         if row.context != "random":
-            linear = replace(row, probe="linear", preprocessing="", fingerprint=f"linear {row.fingerprint}")
-            results.add(linear, results.predictions[row.key])
+            worse = replace(row, probe="linear", preprocessing="", fingerprint=f"linear {row.fingerprint}")
+            results.add(worse, np.maximum(results.predictions[row.key], LABELS + (np.arange(100) < 10)))
         if row.context != "all":
             elsewhere = replace(row, command="transfer", fingerprint=f"elsewhere {row.fingerprint}")
             results.add(elsewhere, results.predictions[row.key])
@@ -104,7 +106,29 @@ def test_the_frontier_shows_what_both_sides_were_asked_about(results, tmp_path, 
     objectives.plot_frontier(results, ["lgm"], "mini_conv", tmp_path / "frontier.png", 1)
     by_probe, by_backbone = (axes.get_legend_handles_labels()[1] for axes in drawn[0].axes)
     assert by_probe == ["nearest to class mean = herding", "class means (no images)", "lgm", "all training images"]
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert sorted(legend) == sorted({*by_probe, *by_backbone})
+    first = drawn[0].axes[0].get_lines()[0].get_xydata()  # of the centroid: TabICL across, the probe that is worse up
+    assert first.tolist() == [pytest.approx([80.5, 70.5])]
     assert by_backbone == ["random images", "nearest to class mean = herding", "class means (no images)", "lgm"]
+
+
+def test_tasks_that_choose_columns_share_no_class_with_what_is_reported(tmp_path):
+    """23 classes are left, three of which have too few images of test."""
+    left = [f"Fruit {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVW"]
+    names = [*left, *EASY, *HARD, *TUNING]
+    header = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)"
+    table = [f"{name},{number},{name},{number}" for number, name in enumerate(names)]
+    (tmp_path / "classes.csv").write_text("\n".join([header, *table]))
+    for split, count in (("train", 14), ("val", 1), ("test", 15)):
+        counts = [count - (split == "test" and name in left[:3]) for name in names]
+        lines = [f"{split}/{n}_{i}.jpg, {n}, {n}" for n, count in enumerate(counts) for i in range(count)]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    first, *drawn = columns.tasks(tmp_path, 3)
+    assert first == list(TUNING) and [len(chosen) for chosen in drawn] == [10, 10]
+    assert sorted(drawn[0] + drawn[1]) == left[3:]
+    with pytest.raises(SystemExit, match="--tasks=4: the classes left are enough for 3"):
+        columns.tasks(tmp_path, 4)
 
 
 def test_a_remark_stands_below_what_made_its_section():

@@ -107,7 +107,7 @@ def test_class_names(repository):
     assert len(EASY) == len(HARD) == 10
 
 
-def test_settings_are_chosen_on_official_test_images_of_classes_that_are_reported_nowhere(repository):
+def test_settings_are_chosen_on_official_test_images_of_other_classes_than_those_of_ten_that_are_reported(repository):
     dataset = load(repository, "groceries-tuning")
     train, val, test = (pairs(dataset, split) for split in ("train", "val", "test"))
     assert not set(TUNING) & {*EASY, *HARD}

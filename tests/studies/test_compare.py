@@ -17,7 +17,7 @@ from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
 from synthicl.probes import PROBES
 from synthicl.probes.linear import LinearProbe
-from synthicl.probes.preprocessing_choice import choose_preprocessing, first_of_the_best
+from synthicl.probes.preprocessing_choice import CANDIDATES, choose_preprocessing, first_of_the_best
 from synthicl.probes.probe import Probe
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
@@ -28,7 +28,7 @@ from synthicl.studies.scoring import Context, Job, Scorer
 from synthicl.studies.subject import Subject
 from synthicl.tabicl.checkpoint import BUNDLED, MINI
 from synthicl.tabicl.deployment import Deployment
-from synthicl.tabicl.preprocessing import fit_preprocessing
+from synthicl.tabicl.preprocessing import columns_of, fit_preprocessing
 
 
 def clusters(n, classes=3, dim=4, seed=0):
@@ -359,6 +359,12 @@ def test_preprocessing_is_chosen_by_accuracy_on_val():
 )
 def test_one_standard_error_rule(before, chosen):
     assert first_of_the_best({**before, "pca16": [[0.82, 0.92, 0.96]]}) == chosen
+
+
+def test_few_columns_are_preferred_but_with_efficientnet():
+    assert [columns_of(name) for name in CANDIDATES] == sorted(columns_of(name) for name in CANDIDATES)
+    for name in ("groceries", "groceries-hard", "groceries-42"):
+        assert of_subject(name, {})[1].tabicl.candidates[0] == "rotated32"
 
 
 def test_what_is_preferred_less_has_to_be_better_by_more_than_its_error():

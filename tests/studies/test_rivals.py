@@ -7,11 +7,12 @@ import torch
 from synthicl.core.settings import of_subject
 from synthicl.coresets.prototypes import starts
 from synthicl.embeddings.labelled import LabelledEmbeddings
+from synthicl.objectives.in_context import InContext
 from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies import rivals
 from synthicl.studies.contexts import real_contexts
-from synthicl.studies.rivals import free_rows, swap_tabicl
+from synthicl.studies.rivals import free_rows, optimise_rows, swap_tabicl
 from synthicl.studies.subject import Subject
 
 
@@ -49,6 +50,24 @@ def test_free_rows_lower_the_loss_of_tabicl(subject, monkeypatch, ipc):
     assert torch.equal(found.rows.z, again.rows.z)
     assert found.indices is None and found.rows.y.tolist() == [label for label in range(3) for _ in range(ipc)]
     assert loss(subject, found.rows) < loss(subject, starts(subject.embedded("train"), ipc, 0))
+
+
+def test_rows_are_made_for_what_they_are_asked_about(subject, monkeypatch):
+    """Of queries that lie elsewhere than the training images, rows made for them know more than rows made for those."""
+    monkeypatch.setattr(rivals, "STEPS", 40)
+    train = subject.embedded("train")
+    elsewhere = train._replace(z=train.z.roll(1, 1))
+    objective = InContext()
+    objective.prepare(train, subject.deployment)
+    for_train, for_elsewhere = (optimise_rows(objective, train, real, 1, 0) for real in (train, elsewhere))
+
+    def loss_elsewhere(rows):
+        probe = TabICLProbe(subject.deployment)
+        probe.fit(rows)
+        return score(probe, elsewhere, np.arange(3))[1]["cross_entropy"]
+
+    assert loss_elsewhere(for_elsewhere) < loss_elsewhere(for_train)
+    assert loss(subject, for_train) < loss(subject, for_elsewhere)
 
 
 def test_rivals_are_contexts_by_name_and_say_how_long_they_took(subject, monkeypatch):
