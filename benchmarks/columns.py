@@ -119,8 +119,8 @@ def main() -> None:
     about = (
         f"Written by `{command}` ({machine()}). Tasks of ten classes that neither groceries nor groceries-hard has, "
         "EfficientNet-Lite0 at 128 px, one row per class but where all training images are the context "
-        f"({training}). The queries, official test photographs, chose the recipe's columns. Random images: {DRAWS} draws. "
-        "Free rows: what TabICL in the loop makes of rows that need not be images, one seed."
+        f"({training}). The queries, official test photographs, chose the recipe's columns. Random images: {DRAWS} "
+        "draws. Free rows: what TabICL in the loop makes of rows that need not be images, one seed."
     )
     table = markdown(Table("", header, body))
     options.page.write_text(

@@ -22,7 +22,7 @@ from synthicl.objectives.linear_probe import AT_ONCE
 from synthicl.report.table import Table, markdown, number
 
 BACKBONE = "dinov2_vitb14"
-SIZE, VIEWS, HEADS, BANK_VIEWS, BANK_BATCH, STEPS = 256, 3, 32, 4, 2048, 2000  # configs/data/imagenette.yaml
+SIZE, VIEWS, HEADS, BANK_VIEWS, BANK_BATCH, STEPS = 256, 3, 32, 4, 2048, 2000  # assumed
 RATE, RATE_32 = 100e12, 30e12  # FLOP/s that a device sustains in bf16 and in 32 bit: assumptions
 DATASETS = {
     "Imagenette": (10, 9_469),
@@ -158,7 +158,7 @@ def main() -> None:
     parts = [
         "# Cost model",
         "Written by `.venv/bin/python benchmarks/cost_model.py`. What stands behind it, and what it leaves out: "
-        f"[scaling.md](scaling.md). Settings of `configs/data/imagenette.yaml`: {SIZE} px, {VIEWS} views, {HEADS} "
+        f"[scaling.md](scaling.md). Assumed: {SIZE} px, {VIEWS} views, {HEADS} "
         f"heads, {BANK_BATCH:,} bank images with {BANK_VIEWS} views in a step, {STEPS:,} steps, several chunks (two "
         "forwards).",
         "## Measured: one row of 224 px",

@@ -28,6 +28,7 @@ from synthicl.core.files import disk_error, write_whole
 from synthicl.core.memory import free_bytes
 from synthicl.core.run_folder import CONTEXT_FILE, check_writable, next_version, point_latest
 from synthicl.core.settings import MAX_DRAWS
+from synthicl.core.words import words_of_objective
 from synthicl.data.datamodule import ImageDataModule
 from synthicl.distillation.callbacks.cost import Cost
 from synthicl.distillation.callbacks.export import Export
@@ -205,7 +206,7 @@ class Logger(TensorBoardLogger):
 
 
 HYPERPARAMETERS = (
-    *("data.name", "data.split_seed", "backbone.name", "tabicl.checkpoint", "model.objective.class_path", "model.ipc"),
+    *("data.name", "data.split_seed", "backbone.name", "tabicl.checkpoint", "model.ipc"),
     *("model.seed", "model.lr", "model.lr_schedule", "model.images.grow_every", "model.views.number"),
     *("model.real.source", "trainer.max_steps", "trainer.precision"),
 )
@@ -229,6 +230,7 @@ class LogHyperparameters(L.Callback):
             return
         shown = {name: self.settings.get(name) for name in HYPERPARAMETERS}
         shown["tabicl.preprocessing"] = TabICLEvaluation.of(trainer).preprocessing
+        shown["model.objective"] = words_of_objective(repr(pl_module.objective))
         metrics = {f"hparams/val_{probe}_accuracy": value for probe, value in found.items() if value is not None}
         trainer.logger.log_hyperparams(shown, metrics)
 

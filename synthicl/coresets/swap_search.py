@@ -21,7 +21,7 @@ from synthicl.coresets.coreset import Coreset, select
 from synthicl.coresets.random import random
 from synthicl.embeddings.labelled import LabelledEmbeddings
 
-EVALUATIONS = 50_000  # on the digits half a minute, as the distillation takes
+EVALUATIONS = 50_000  # fixed in advance
 REGULARISATION, LOGIT_SCALE = 0.1, 10.0  # those of the ridge probe, fixed in advance
 
 

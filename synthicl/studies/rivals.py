@@ -22,7 +22,7 @@ from synthicl.probes.score import score
 from synthicl.probes.tabicl import TabICLProbe
 from synthicl.studies.subject import Subject
 
-EVALUATIONS = 400  # of one member of TabICL: on the digits half a minute, as the distillation takes
+EVALUATIONS = 400  # of one member of TabICL, fixed in advance
 STEPS, LEARNING_RATE = 600, 0.02  # of Adam on free rows, as many as the digits' distillation has; fixed in advance
 
 

@@ -162,7 +162,8 @@ def test_tensorboard_shows_curves_images_and_settings(finished):
     assert len(events.Images("synthetic images")) == 3
     hparams = events.PluginTagToContent("hparams")
     shown = HParamsPluginData.FromString(hparams["_hparams_/session_start_info"]).session_start_info.hparams
-    assert set(shown) == {*HYPERPARAMETERS, "tabicl.preprocessing"} and len(shown) < 20
+    assert set(shown) == {*HYPERPARAMETERS, "tabicl.preprocessing", "model.objective"} and len(shown) < 20
+    assert shown["model.objective"].string_value == "linear gradient matching + TabICL in the loop"
     assert shown["data.name"].string_value == "digits" and shown["trainer.max_steps"].number_value == 12
 
 

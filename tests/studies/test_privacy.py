@@ -100,7 +100,7 @@ def test_a_copy_that_was_put_there_is_found_in_both_spaces(measured):
         assert np.flatnonzero(found.ratio == 0).tolist() == np.flatnonzero(found.relative == 0).tolist() == [COPIED]
         assert nearness(results, row_of(results, "centroid"), space).copies == 10
         assert nearness(results, row_of(results, "unseen"), space).copies == 0
-    assert finding(results).startswith("1 of the 10 synthetic images equals a training image: the nearest lies 0.00 ")
+    assert finding(results).startswith("1 of the 10 synthetic images equals a training image. The nearest lies 0.00 ")
 
 
 def test_the_pictures_are_the_nearest_training_images_the_nearest_first(measured):
@@ -153,7 +153,7 @@ def test_the_study_is_registered_and_shown(measured, capsys):
     assert [table.title.split(",")[0] for table in tables(results)][:2] == ["The nearest of 899 training images"] * 2
     text = finding(results)
     assert "150 training images are told from 150 test images" in text
-    assert "the backbone, which all share, was itself trained on these training digits" in text
+    assert "The backbone, which all share, was itself trained on these training digits" in text
     assert len(figures(results)) == 2
 
 

@@ -188,7 +188,8 @@ def paths(results: Results) -> Figure:
     figure.set_label(
         "Above: share of test queries to which gradient descent and TabICL give the same class, against steps times "
         f"learning rate, a line for each of {len(found)} contexts and each learning rate. Below: how far their "
-        "probabilities are apart. Triangles: TabICL against itself."
+        "probabilities are apart. Triangles to the left: TabICL against itself. Other marks: untuned "
+        "rules and the truth."
     )
     return figure
 

@@ -151,16 +151,16 @@ def sentence(results: Results, checkpoint: str = "last") -> str:
     )
     saw = train.run.get("dataset") == "digits" and train.backbone in mini.REGISTERED
     trained = (
-        "; the backbone, which all share, was itself trained on these training digits without labels" if saw else ""
+        " The backbone, which all share, was itself trained on these training digits, without labels." if saw else ""
     )
     equal = f"{copies or 'None'} of the {train.n_context} synthetic images equal{'' if copies > 1 else 's'}"
     return (
-        f"{equal} a training image: the nearest lies {near.relative.min():.2f} times as far from the "
+        f"{equal} a training image. The nearest lies {near.relative.min():.2f} times as far from the "
         f"{train.measures['training_images']:.0f} training embeddings as test images do (median), with a distance "
-        f"ratio (NNDR) of at least {near.ratio.min():.2f}, where a copy has 0 in both; with their rows {train.n_query} "
+        f"ratio (NNDR) of at least {near.ratio.min():.2f}; a copy has 0 in both. With their rows {train.n_query} "
         f"training images are told from {test.n_query} test images at an AUROC of {by[0]} by distance and {by[1]} by "
-        f"TabICL's loss (0.5: not at all), {above[0]} and {above[1]} more than with real images of val, which were not "
-        f"trained on ({verdict}){trained}."
+        f"TabICL's loss, where 0.5 is not at all. That is {above[0]} and {above[1]} more than with real images of val, "
+        f"which were not trained on ({verdict}).{trained}"
     )
 
 

@@ -221,7 +221,9 @@ def time_figure(results: Results) -> Figure:
     axes.set_ylabel(f"seconds to fit and to predict {first.n_query} queries")
     set_title(axes, "TabICL: wall-clock time of every draw; the preprocessing's own fit is not in it")
     legend_below(figure, axes)
-    growth = "no power law fits" if law is None else f"they grow as rows to the power of {law.p:.2f}"
+    growth = "no power law fits"
+    if law is not None:
+        growth = f"a constant {law.a:.2f} s, and a part that grows as rows to the power of {law.p:.2f}"
     figure.set_label(
         f"Seconds to fit TabICL and to predict against context rows, from {medians[0]:.2f} s with {sizes[0]} rows to "
         f"{medians[-1]:.2f} s with {sizes[-1]}: {growth}."
