@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import warnings
@@ -21,7 +22,7 @@ from synthicl.artefact.context_set import ContextSet
 from synthicl.backbones.frozen import FrozenBackbone
 from synthicl.cli.command_line import EARLY, agree, split, with_defaults
 from synthicl.cli.evaluate import evaluate, program
-from synthicl.core.configuration import default_files
+from synthicl.core.configuration import CONFIGS, default_files
 from synthicl.core.distributed import ImageParallelStrategy
 from synthicl.core.errors import UserError, check_between
 from synthicl.core.files import disk_error, write_whole
@@ -281,7 +282,9 @@ class DistillCLI(LightningCLI):
         super().parse_arguments(parser, args)
         assert isinstance(args, list)
         settings = self.config[self.config["subcommand"]]
-        self.made_by = shlex.join([program(), *args])
+        # As it is called wherever the package lies: a report is published, and says nothing of this machine's folders.
+        named = (argument.replace(f"--config={CONFIGS}{os.sep}", "--config=", 1) for argument in args)
+        self.made_by = shlex.join([program(), *named])
         agree(with_defaults(split(args)[1]), settings.get, EARLY)
         check_trainer_settings(settings["trainer"])
         check_between(1, MAX_DRAWS, "--", random_draws=settings["random_draws"])

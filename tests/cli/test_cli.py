@@ -110,7 +110,8 @@ def test_results_use_the_words_of_the_docs(finished):
     assert {row["split"] for row in rows} == {"val"}
     assert {row["checkpoint"] for row in rows if row["context"] == "synthetic"} == {"last", "best_on_val"}
     assert {row["n_query"] for row in rows} == {359}
-    assert all("synthicl fit --config" in row["made_by"] for row in rows)
+    assert all("synthicl fit --config=" in row["made_by"] for row in rows)
+    assert all("--config=data/digits.yaml" in row["made_by"] and str(ROOT) not in row["made_by"] for row in rows)
     assert {row["n_context"] for row in rows} == {10, 899}
     assert len([row for row in rows if row["context"] == "random"]) == 3 * 2
 
