@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.root", dest="root", type=Path, required=True)
     parser.add_argument("--preprocessings", nargs="+", default=["rotated16", "rotated32", "rotated64"])
-    parser.add_argument("--tasks", type=int, default=4, help="5 at most: so many tens of classes there are")
+    parser.add_argument("--tasks", type=int, default=4, help="tens of classes")
     parser.add_argument("--page", type=Path, default=Path("docs/columns.md"))
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -46,9 +46,7 @@ WIDTH, GROUPS = 64, 8  # channels, and those that are normalised together
 PATCH, PLACES = 8, 4  # pixels along a side, and cells that the last layer tells apart
 BLOCK = 256  # views that are made and labelled at once
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
-HINT = (
-    20.0  # weight of the squared distance to standardised embeddings; chosen from 0 to 100 on the digits' val, one seed
-)
+HINT = 20.0  # weight of the squared distance to standardised embeddings; chosen on val of the digits, one seed
 CELLS = (2, 8)  # least and greatest number of random values along a side of a blend's mask
 BLENDED, BLURRED, GREY = 0.7, 0.7, 0.7  # shares of the views
 TURN, STRETCH, SHIFT = 0.35, 0.3, 0.5  # radians; of the logarithm of a side; of half a side

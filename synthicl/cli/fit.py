@@ -282,7 +282,7 @@ class DistillCLI(LightningCLI):
         super().parse_arguments(parser, args)
         assert isinstance(args, list)
         settings = self.config[self.config["subcommand"]]
-        # As it is called wherever the package lies: a report is published, and says nothing of this machine's folders.
+        # As it is called wherever the package lies: a report is published, and need not say where that is.
         named = (argument.replace(f"--config={CONFIGS}{os.sep}", "--config=", 1) for argument in args)
         self.made_by = shlex.join([program(), *named])
         agree(with_defaults(split(args)[1]), settings.get, EARLY)

@@ -29,7 +29,7 @@ def set_title(axes: Axes, text: str) -> None:
 
 
 def legend_below(figure: Figure, *axes: Axes) -> None:
-    """One legend of all these axes under the figure, a line for each entry: beside the curves there is no room."""
+    """One legend of all these axes under the figure, a line for each entry: beside curves a narrow one has no room."""
     entries = [zip(*reversed(each.get_legend_handles_labels()), strict=True) for each in axes]
     by_label = {label: handle for of_axes in entries for label, handle in of_axes}
     figure.legend(by_label.values(), by_label.keys(), loc="outside lower left", frameon=False, fontsize=8.5)
