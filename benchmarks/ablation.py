@@ -124,6 +124,8 @@ def main() -> None:
                 runs += [run] if run else []
             if runs:
                 body.append(line(name, runs))
+        if not body:
+            continue
         header = ["variation", "seeds", "TabICL", "linear", "best TabICL, at step", "seconds"]
         parts.append(f"## {objective}\n\n{markdown(Table('', header, body))}")
     command = shlex.join([".venv/bin/python", "benchmarks/ablation.py", *sys.argv[1:]])
