@@ -22,6 +22,7 @@ from rich.progress import track
 from runs import machine
 
 from synthicl.backbones import create_backbone
+from synthicl.core.settings import of_subject
 from synthicl.core.words import words
 from synthicl.coresets.class_mean import class_mean
 from synthicl.coresets.random import random
@@ -40,7 +41,7 @@ from synthicl.tabicl.deployment import Deployment
 from synthicl.tabicl.preprocessing import fit_preprocessing
 
 LEAST = 15  # photographs of a class in training and in test
-SIZE, VIEWS, MEMBERS, DRAWS = 128, 4, 4, 5
+VIEWS, DRAWS = 4, 5  # augmented views that queries are drawn from, as the recipe has it; random contexts
 
 
 def tasks(root: Path, count: int) -> list[list[str]]:
@@ -85,19 +86,23 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    backbone, model_path = create_backbone("efficientnet_lite0"), find_checkpoint("mini")
-    augmentation = Augmentation(area=(0.3, 1.0), noise_std=0.1)  # the recipe's
+    recipe = of_subject("groceries-tuning", {"data.root": str(options.root)})[1]
+    backbone, model_path = create_backbone(recipe.backbone.name), find_checkpoint(recipe.tabicl.checkpoint)
+    size, augmentation = recipe.image_size, Augmentation(**recipe.augmentation)
+    assert size is not None
     found: dict[tuple[str, str], list[float]] = {}
     sizes = []
     for chosen in track(tasks(options.root, options.tasks), "Tasks"):
         data = load(options.root, 0, chosen=chosen, tuning=True)
-        embedded = {split: embed_clean(backbone, data.splits[split], SIZE) for split in ("train", "val", "test")}
+        embedded = {split: embed_clean(backbone, data.splits[split], size) for split in ("train", "val", "test")}
         train, queries = embedded["train"], embedded["val"].followed_by(embedded["test"])
-        z = embed_views(backbone, data.splits["train"], SIZE, augmentation=augmentation, image_size=SIZE, views=VIEWS)
+        z = embed_views(backbone, data.splits["train"], size, augmentation=augmentation, image_size=size, views=VIEWS)
         views = LabelledEmbeddings(z.flatten(0, 1), train.y.repeat(VIEWS))
         sizes.append((len(train.y), len(queries.y)))
         for name in options.preprocessings:
-            deployment = Deployment(fit_preprocessing(name, train.z, MEMBERS), "mini", model_path)
+            deployment = Deployment(
+                fit_preprocessing(name, train.z, recipe.tabicl.n_estimators), recipe.tabicl.checkpoint, model_path
+            )
             for context, draws in contexts(deployment, train, views).items():
                 of_draws = [fit_and_score(TabICLProbe(deployment), rows, queries)[1]["accuracy"] for rows in draws]
                 found.setdefault((context, name), []).append(float(np.mean(of_draws)))
